@@ -1,0 +1,3 @@
+//! The command line: validate, lab, verify.
+
+fn main() {}

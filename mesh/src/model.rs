@@ -1,0 +1,147 @@
+//! The validated mesh: what the rest of the program may rely on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// First and last source port of our own probe connections, both inclusive. It lies outside
+/// Linux's default `ip_local_port_range` (32768–60999), so both kernels recognise a probe.
+pub const PROBE_SOURCE_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
+
+/// TCP echo and UDP echo port of every agent's responder.
+pub const RESPONDER_ECHO_PORT: u16 = 7411;
+/// HTTP port of every agent's responder.
+pub const RESPONDER_HTTP_PORT: u16 = 7412;
+
+/// A mesh that passed every check of `mesh.yaml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mesh {
+    pub name: String,
+    pub clusters: Vec<Cluster>,
+    pub clients: Vec<ExternalClient>,
+    pub services: Vec<Service>,
+    /// Directed links in scope, in declaration order: every ordered pair of clusters unless the file names fewer.
+    /// With one cluster this is that cluster towards itself.
+    pub links: Vec<Link>,
+    pub objectives: Objectives,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// DNS label; equals Cilium's `cluster.name`.
+    pub name: String,
+    /// Cilium's `cluster.id`, 1–511.
+    pub id: u16,
+    pub node_networks: Vec<IpNet>,
+    pub pod_cidrs: Vec<IpNet>,
+    pub service_cidrs: Vec<IpNet>,
+    pub nodes: Vec<Node>,
+    /// kubeconfig context, for commands that talk to the API server.
+    pub context: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    pub name: String,
+    /// Node addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of the agent's pod on this node, IPv4 first: where pod-plane probes go to and come from.
+    pub agent_pod: Vec<IpAddr>,
+    /// Where the agent's API of the pod plane listens. `None`: no agent is declared on this node.
+    pub agent: Option<AgentEndpoint>,
+    /// The same for the node-plane prober, a process of its own in the node's network namespace.
+    pub agent_node_plane: Option<AgentEndpoint>,
+}
+
+/// `unix:/path` or `https://host:port`; plain `http` only to loopback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentEndpoint {
+    Unix(String),
+    Https { host: String, port: u16 },
+    HttpLoopback(SocketAddr),
+}
+
+/// Client side of mTLS towards agents: paths of PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub ca: String,
+    pub cert: String,
+    pub key: String,
+}
+
+/// Someone outside every cluster whose traffic is told apart: a drone, a rover.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExternalClient {
+    pub name: String,
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A service that is reached across clusters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Also its service class in metrics.
+    pub name: String,
+    /// The cluster that runs it.
+    pub cluster: String,
+    /// Addresses at which clients reach it (a cluster IP or a backend), IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    pub port: u16,
+    pub kind: ServiceKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceKind {
+    Tcp,
+    Http,
+    /// NDVI tiles over HTTP, as crate `ndvi` defines them.
+    Ndvi,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Link {
+    pub source: String,
+    pub target: String,
+}
+
+/// What must hold, as proportions. See docs/verdict.md for the statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objectives {
+    /// Largest share of probes that may fail, e.g. 0.01.
+    pub loss: f64,
+    /// Smallest share of connects that must succeed, e.g. 0.99.
+    pub connect_success: f64,
+    /// Declared p99 of connect and handshake RTT per link, in seconds; `None` uses 3 × the pair's minimum RTT + 20 ms.
+    pub latency_p99_seconds: Option<f64>,
+    /// Per-link overrides of `latency_p99_seconds`.
+    pub latency_p99_by_link: Vec<(Link, f64)>,
+    /// NDVI tile round trip: share `ndvi_success` within `ndvi_round_trip_seconds`.
+    pub ndvi_round_trip_seconds: f64,
+    pub ndvi_success: f64,
+    /// Smallest share of our own probes that the kernel must also have seen.
+    pub coverage: f64,
+    /// Confidence of every single statement, e.g. 0.95.
+    pub confidence: f64,
+}
+
+impl Default for Objectives {
+    fn default() -> Self {
+        Self {
+            loss: 0.01,
+            connect_success: 0.99,
+            latency_p99_seconds: None,
+            latency_p99_by_link: Vec::new(),
+            ndvi_round_trip_seconds: 2.5,
+            ndvi_success: 0.99,
+            coverage: 0.99,
+            confidence: 0.95,
+        }
+    }
+}
+
+impl Mesh {
+    pub fn cluster(&self, name: &str) -> Option<&Cluster> {
+        self.clusters.iter().find(|c| c.name == name)
+    }
+}

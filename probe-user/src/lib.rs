@@ -1,0 +1,1 @@
+//! The agent as a library; `main.rs` is a thin coat.

@@ -1,0 +1,3 @@
+//! The agent: loads the kernel programs, reads their maps, probes its peers, answers for both.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The judgement: observations in, verdict out.
