@@ -1,3 +1,51 @@
-//! Developer verbs.
+//! Developer verbs: `cargo xtask lab`, `cargo xtask test` and their kin. One file per verb.
 
-fn main() {}
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool: its output is its purpose"
+)]
+
+mod bench;
+mod dist;
+mod lab;
+mod need;
+mod run;
+mod stage;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer verbs of aggrik8s")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build, bring the lab up, verify it, print the verdict, take the lab down
+    Lab(lab::Args),
+    /// Run every test and print the time of each stage
+    Test(test::Args),
+    /// Static binaries for `x86_64` and `aarch64` in `target/dist`
+    Dist,
+    /// Measure what the probe costs, with and without it in one run
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().verb {
+        Verb::Lab(args) => lab::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Dist => dist::run(),
+        Verb::Bench(args) => bench::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
