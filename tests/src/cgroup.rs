@@ -1,0 +1,100 @@
+//! Scratch cgroups (v2) for tests, named by the pid of their owner and removed on drop.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+const PREFIX: &str = "a8t-";
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A cgroup without controllers: enough to attach programs to.
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Directly below the mount of cgroup v2.
+    pub fn create(label: &str) -> Result<Self> {
+        let root = mount()?;
+        sweep(&root);
+        Self::below(&root, label)
+    }
+
+    /// A child of `parent`.
+    pub fn below(parent: &Path, label: &str) -> Result<Self> {
+        let path = parent.join(format!(
+            "{PREFIX}{}-{}-{label}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        ));
+        fs::create_dir(&path).with_context(|| format!("create cgroup `{}`", path.display()))?;
+        Ok(Self { path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves a whole process in. Sockets belong to the cgroup their creator was in at that moment.
+    pub fn add(&self, pid: u32) -> Result<()> {
+        join(&self.path, pid)
+    }
+}
+
+/// Moves process `pid` into the cgroup at `path`.
+pub fn join(path: &Path, pid: u32) -> Result<()> {
+    let file = path.join("cgroup.procs");
+    fs::write(&file, pid.to_string())
+        .with_context(|| format!("move process {pid} into `{}`", path.display()))
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A child that was just reaped can hold its cgroup for a moment longer.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while let Err(error) = fs::remove_dir(&self.path) {
+            if !self.path.exists() {
+                return;
+            }
+            if Instant::now() > deadline {
+                tracing::warn!(%error, path = %self.path.display(), "cgroup not removed");
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Where cgroup v2 is mounted, from /proc/self/mounts.
+pub fn mount() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .map(|fields| PathBuf::from(fields[1]))
+        .context("no cgroup v2 mount (hint: mount -t cgroup2 none /sys/fs/cgroup/unified)")
+}
+
+/// Removes empty cgroups, two levels deep, whose owner is dead.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next())
+            .and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            sweep(&entry.path());
+            // Busy ones stay: a process in them is somebody's.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
