@@ -1,0 +1,319 @@
+//! A client of one agent: every call has a deadline, every reply is checked before it is handed on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use mesh::observation::{NodeRef, Sample};
+use mesh::{AgentEndpoint, Tls};
+use tokio::net::UnixStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+
+use crate::reply::{Identity, KernelConnections, Observation, WireError};
+use crate::request::{PlanError, ProbePlan};
+use crate::results::ResultChecker;
+use crate::wire;
+use crate::wire::agent_client::AgentClient;
+
+/// Largest reply that is read.
+const MAX_REPLY_BYTES: usize = 32 << 20;
+
+/// Why a call gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("cannot read `{path}`")]
+    ReadFile {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("agent `{endpoint}` needs `tls:` in mesh.yaml")]
+    TlsMissing { endpoint: String },
+    #[error("cannot connect to agent `{endpoint}`")]
+    Connect {
+        endpoint: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("agent `{endpoint}` gave no answer to {call} within {after:?}")]
+    Deadline {
+        endpoint: String,
+        call: &'static str,
+        after: Duration,
+    },
+    #[error("agent `{endpoint}` refused {call}: {message}")]
+    Refused {
+        endpoint: String,
+        call: &'static str,
+        code: tonic::Code,
+        message: String,
+    },
+    #[error("agent `{endpoint}` gave an answer to {call} that cannot be believed")]
+    Reply {
+        endpoint: String,
+        call: &'static str,
+        #[source]
+        source: WireError,
+    },
+    #[error("agent `{endpoint}` ended the probes early, {missing} results are missing")]
+    Truncated { endpoint: String, missing: u64 },
+    #[error("the probes cannot be asked for")]
+    Plan(#[from] PlanError),
+}
+
+/// How long each step may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    pub connect: Duration,
+    /// A single question and answer.
+    pub call: Duration,
+    /// Silence on a stream of results, beyond the plan's own interval and timeout.
+    pub stream_slack: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            call: Duration::from_secs(5),
+            stream_slack: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A connection to one agent.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: AgentClient<Channel>,
+    endpoint: String,
+    deadlines: Deadlines,
+}
+
+fn read(path: &str) -> Result<Vec<u8>, ClientError> {
+    std::fs::read(path).map_err(|source| ClientError::ReadFile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn tls_config(tls: &Tls, host: &str) -> Result<ClientTlsConfig, ClientError> {
+    Ok(ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read(&tls.ca)?))
+        .identity(TlsIdentity::from_pem(read(&tls.cert)?, read(&tls.key)?))
+        .domain_name(host.trim_matches(['[', ']'])))
+}
+
+impl Client {
+    /// Connects with the default deadlines. `tls` is required for `https` endpoints and not used for others.
+    pub async fn connect(endpoint: &AgentEndpoint, tls: Option<&Tls>) -> Result<Self, ClientError> {
+        Self::connect_within(endpoint, tls, Deadlines::default()).await
+    }
+
+    pub async fn connect_within(
+        endpoint: &AgentEndpoint,
+        tls: Option<&Tls>,
+        deadlines: Deadlines,
+    ) -> Result<Self, ClientError> {
+        let name = describe(endpoint);
+        let failed = |source| ClientError::Connect {
+            endpoint: name.clone(),
+            source,
+        };
+        let tune = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(deadlines.connect)
+                .http2_keep_alive_interval(Duration::from_secs(1))
+                .keep_alive_timeout(Duration::from_secs(3))
+        };
+        let opening = async {
+            match endpoint {
+                AgentEndpoint::Unix(path) => {
+                    let path = PathBuf::from(path);
+                    tune(Endpoint::from_static("http://agent"))
+                        .connect_with_connector(tower::service_fn(move |_| {
+                            let path = path.clone();
+                            async move {
+                                Ok::<_, std::io::Error>(TokioIo::new(
+                                    UnixStream::connect(path).await?,
+                                ))
+                            }
+                        }))
+                        .await
+                        .map_err(failed)
+                }
+                AgentEndpoint::HttpLoopback(address) => {
+                    tune(Endpoint::from_shared(format!("http://{address}")).map_err(failed)?)
+                        .connect()
+                        .await
+                        .map_err(failed)
+                }
+                AgentEndpoint::Https { host, port } => {
+                    let tls = tls.ok_or_else(|| ClientError::TlsMissing {
+                        endpoint: name.clone(),
+                    })?;
+                    let uri = if host.contains(':') && !host.starts_with('[') {
+                        format!("https://[{host}]:{port}")
+                    } else {
+                        format!("https://{host}:{port}")
+                    };
+                    tune(Endpoint::from_shared(uri).map_err(failed)?)
+                        .tls_config(tls_config(tls, host)?)
+                        .map_err(failed)?
+                        .connect()
+                        .await
+                        .map_err(failed)
+                }
+            }
+        };
+        let channel = tokio::time::timeout(deadlines.connect, opening)
+            .await
+            .map_err(|_| ClientError::Deadline {
+                endpoint: name.clone(),
+                call: "connect",
+                after: deadlines.connect,
+            })??;
+        Ok(Self {
+            inner: AgentClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES),
+            endpoint: name,
+            deadlines,
+        })
+    }
+
+    async fn call<T>(
+        &self,
+        call: &'static str,
+        answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(self.deadlines.call, answer).await {
+            Err(_) => Err(ClientError::Deadline {
+                endpoint: self.endpoint.clone(),
+                call,
+                after: self.deadlines.call,
+            }),
+            Ok(Err(status)) => Err(refused(&self.endpoint, call, &status)),
+            Ok(Ok(response)) => Ok(response.into_inner()),
+        }
+    }
+
+    fn believe<T>(
+        &self,
+        call: &'static str,
+        checked: Result<T, WireError>,
+    ) -> Result<T, ClientError> {
+        checked.map_err(|source| ClientError::Reply {
+            endpoint: self.endpoint.clone(),
+            call,
+            source,
+        })
+    }
+
+    pub async fn identity(&self) -> Result<Identity, ClientError> {
+        let mut inner = self.inner.clone();
+        let reply = self
+            .call("identity", inner.identity(wire::IdentityRequest {}))
+            .await?;
+        self.believe("identity", reply.try_into())
+    }
+
+    pub async fn observe(&self) -> Result<Observation, ClientError> {
+        let mut inner = self.inner.clone();
+        let reply = self
+            .call("observe", inner.observe(wire::ObserveRequest {}))
+            .await?;
+        self.believe("observe", reply.try_into())
+    }
+
+    /// Kernel records at or after `since_ns` on the monotonic clock of `node`, whose agent this is.
+    pub async fn connections(
+        &self,
+        node: &NodeRef,
+        since_ns: u64,
+    ) -> Result<KernelConnections, ClientError> {
+        let mut inner = self.inner.clone();
+        let reply = self
+            .call(
+                "connections",
+                inner.connections(wire::ConnectionsRequest { since_ns }),
+            )
+            .await?;
+        self.believe("connections", KernelConnections::from_wire(reply, node))
+    }
+
+    /// Starts the probes of `plan`; dropping the stream stops them.
+    pub async fn probe(&self, plan: &ProbePlan) -> Result<ProbeStream, ClientError> {
+        plan.check()?;
+        let mut inner = self.inner.clone();
+        let stream = self
+            .call("probe", inner.probe(wire::ProbeRequest::from(plan)))
+            .await?;
+        Ok(ProbeStream {
+            stream,
+            checker: ResultChecker::new(plan),
+            endpoint: self.endpoint.clone(),
+            silence: plan
+                .interval
+                .saturating_add(plan.timeout)
+                .saturating_add(self.deadlines.stream_slack),
+        })
+    }
+}
+
+fn refused(endpoint: &str, call: &'static str, status: &tonic::Status) -> ClientError {
+    ClientError::Refused {
+        endpoint: endpoint.to_owned(),
+        call,
+        code: status.code(),
+        message: crate::reply::printable(status.message(), 400),
+    }
+}
+
+fn describe(endpoint: &AgentEndpoint) -> String {
+    match endpoint {
+        AgentEndpoint::Unix(path) => format!("unix:{path}"),
+        AgentEndpoint::Https { host, port } => format!("https://{host}:{port}"),
+        AgentEndpoint::HttpLoopback(address) => format!("http://{address}"),
+    }
+}
+
+/// Results as they become known.
+#[derive(Debug)]
+pub struct ProbeStream {
+    stream: tonic::Streaming<wire::ProbeResult>,
+    checker: ResultChecker,
+    endpoint: String,
+    silence: Duration,
+}
+
+impl ProbeStream {
+    /// Results not yet seen.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.checker.missing()
+    }
+
+    /// The next result with the index of its target in the plan; `None` when every probe has one.
+    /// A stream that ends before that is [`ClientError::Truncated`].
+    pub async fn next(&mut self) -> Result<Option<(usize, Sample)>, ClientError> {
+        match tokio::time::timeout(self.silence, self.stream.message()).await {
+            Err(_) => Err(ClientError::Deadline {
+                endpoint: self.endpoint.clone(),
+                call: "probe",
+                after: self.silence,
+            }),
+            Ok(Err(status)) => Err(refused(&self.endpoint, "probe", &status)),
+            Ok(Ok(Some(result))) => match self.checker.accept(result) {
+                Ok(accepted) => Ok(Some(accepted)),
+                Err(source) => Err(ClientError::Reply {
+                    endpoint: self.endpoint.clone(),
+                    call: "probe",
+                    source,
+                }),
+            },
+            Ok(Ok(None)) if self.checker.missing() == 0 => Ok(None),
+            Ok(Ok(None)) => Err(ClientError::Truncated {
+                endpoint: self.endpoint.clone(),
+                missing: self.checker.missing(),
+            }),
+        }
+    }
+}
