@@ -1,0 +1,331 @@
+//! Exact statistics of a proportion: Clopper–Pearson bounds, one-sided tests, sample sizes, Holm.
+//!
+//! Every objective is "at most `p0` of the trials are bad", so this is all the statistics there is.
+
+use statrs::function::beta::{beta_reg, inv_beta_reg};
+
+/// `bad` of `n` trials, `bad <= n`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub n: u64,
+    pub bad: u64,
+}
+
+impl Count {
+    pub fn new(n: u64, bad: u64) -> Self {
+        Self { n, bad: bad.min(n) }
+    }
+
+    pub fn add(&mut self, bad: bool) {
+        self.n += 1;
+        self.bad += u64::from(bad);
+    }
+
+    /// Observed share; 0 without trials.
+    pub fn rate(self) -> f64 {
+        if self.n == 0 {
+            0.0
+        } else {
+            self.bad as f64 / self.n as f64
+        }
+    }
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.n += other.n;
+        self.bad += other.bad;
+    }
+}
+
+/// One-sided upper Clopper–Pearson bound of the share at `confidence`; 1 without trials.
+pub fn upper_bound(count: Count, confidence: f64) -> f64 {
+    let Count { n, bad } = count;
+    if n == 0 || bad >= n {
+        return 1.0;
+    }
+    if bad == 0 {
+        return 1.0 - (1.0 - confidence).powf(1.0 / n as f64);
+    }
+    inv_beta_reg((bad + 1) as f64, (n - bad) as f64, confidence)
+}
+
+/// One-sided lower Clopper–Pearson bound of the share at `confidence`; 0 without trials.
+pub fn lower_bound(count: Count, confidence: f64) -> f64 {
+    let Count { n, bad } = count;
+    if n == 0 || bad == 0 {
+        return 0.0;
+    }
+    if bad >= n {
+        return (1.0 - confidence).powf(1.0 / n as f64);
+    }
+    inv_beta_reg(bad as f64, (n - bad + 1) as f64, 1.0 - confidence)
+}
+
+/// P(X ≤ bad) for X ~ Binomial(n, p0): the chance of so few bad trials if the share were `p0`.
+/// At most α exactly when [`upper_bound`] at 1 − α is at most `p0`.
+pub fn p_too_few(count: Count, p0: f64) -> f64 {
+    let Count { n, bad } = count;
+    if bad >= n {
+        return 1.0;
+    }
+    if p0 <= 0.0 {
+        return 1.0;
+    }
+    if p0 >= 1.0 {
+        return 0.0;
+    }
+    beta_reg((n - bad) as f64, (bad + 1) as f64, 1.0 - p0)
+}
+
+/// P(X ≥ bad) for X ~ Binomial(n, p0): the chance of so many bad trials if the share were `p0`.
+/// At most α exactly when [`lower_bound`] at 1 − α is at least `p0`.
+pub fn p_too_many(count: Count, p0: f64) -> f64 {
+    let Count { n, bad } = count;
+    if bad == 0 || p0 >= 1.0 {
+        return 1.0;
+    }
+    if p0 <= 0.0 {
+        return 0.0;
+    }
+    beta_reg(bad as f64, (n - bad + 1) as f64, p0)
+}
+
+/// Largest sample that [`samples_needed`] names; beyond it the answer is "more than any run can send".
+pub const SAMPLES_CAP: u64 = 10_000_000;
+
+/// Smallest number of trials that decides the objective `p0` in one look, if the observed share
+/// stays `rate`. `None` when no number up to [`SAMPLES_CAP`] does: the share is too close to `p0`.
+pub fn samples_needed(p0: f64, confidence: f64, rate: f64) -> Option<u64> {
+    if !(p0 > 0.0 && p0 < 1.0 && confidence > 0.0 && confidence < 1.0) {
+        return None;
+    }
+    let alpha = 1.0 - confidence;
+    if rate < p0 {
+        // For k bad trials, the fewest trials that still prove the objective.
+        let fewest = |k: u64| {
+            smallest(k + 1, SAMPLES_CAP, |n| {
+                p_too_few(Count::new(n, k), p0) <= alpha
+            })
+        };
+        let k = smallest(0, SAMPLES_CAP / 100, |k| {
+            fewest(k).is_none_or(|n| k as f64 >= rate * n as f64)
+        })?;
+        fewest(k)
+    } else if rate > p0 {
+        let k = smallest(1, SAMPLES_CAP, |k| {
+            let n = ((k as f64 / rate).ceil() as u64).max(k);
+            p_too_many(Count::new(n, k), p0) <= alpha
+        })?;
+        let n = ((k as f64 / rate).ceil() as u64).max(k);
+        (n <= SAMPLES_CAP).then_some(n)
+    } else {
+        None
+    }
+}
+
+/// Smallest x in `from..=to` with `holds(x)`, for a condition that stays true once it is.
+fn smallest(from: u64, to: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
+    let (mut low, mut step) = (from, 1);
+    let mut high = from;
+    while !holds(high) {
+        if high >= to {
+            return None;
+        }
+        low = high + 1;
+        high = (high + step).min(to);
+        step *= 2;
+    }
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Some(high)
+}
+
+/// Holm's step-down procedure: which of the hypotheses with these p-values are rejected so that
+/// the chance of any false rejection is at most `alpha`, whatever their dependence.
+pub fn holm(p_values: &[f64], alpha: f64) -> Vec<bool> {
+    let mut order: Vec<usize> = (0..p_values.len()).collect();
+    order.sort_by(|a, b| p_values[*a].total_cmp(&p_values[*b]));
+    let mut rejected = vec![false; p_values.len()];
+    for (rank, index) in order.into_iter().enumerate() {
+        if p_values[index] > alpha / (p_values.len() - rank) as f64 {
+            break;
+        }
+        rejected[index] = true;
+    }
+    rejected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Binomial lower tail summed term by term in logarithms: shares no code with the above.
+    fn tail_by_sum(n: u64, k: u64, p: f64) -> f64 {
+        let mut term = n as f64 * (1.0 - p).ln();
+        let mut sum = term.exp();
+        for i in 1..=k {
+            term += ((n - i + 1) as f64 / i as f64).ln() + (p / (1.0 - p)).ln();
+            sum += term.exp();
+        }
+        sum
+    }
+
+    fn bound_by_bisection(n: u64, k: u64, tail: f64) -> f64 {
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..80 {
+            let middle = 0.5 * (low + high);
+            if tail_by_sum(n, k, middle) > tail {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        high
+    }
+
+    #[test]
+    fn bounds_agree_with_published_tables() {
+        // Two-sided 95 % intervals (one-sided 97.5 %): 0/10, 1/10, 5/10 and 10/100.
+        let table = [
+            (10, 0, 0.0, 0.3085),
+            (10, 1, 0.002_529, 0.445_0),
+            (10, 5, 0.187_1, 0.812_9),
+            (100, 10, 0.049_0, 0.176_2),
+        ];
+        for (n, bad, low, high) in table {
+            let count = Count::new(n, bad);
+            assert!((lower_bound(count, 0.975) - low).abs() < 5e-5, "{count:?}");
+            assert!((upper_bound(count, 0.975) - high).abs() < 5e-5, "{count:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_agree_with_an_independent_computation() {
+        for n in [1, 2, 7, 40, 299, 320, 640, 2_995] {
+            for bad in [0, 1, 2, 3, 9, 31, n / 2, n - 1, n] {
+                if bad > n {
+                    continue;
+                }
+                let count = Count::new(n, bad);
+                for confidence in [0.9, 0.95, 0.999] {
+                    let upper = if bad == n {
+                        1.0
+                    } else {
+                        bound_by_bisection(n, bad, 1.0 - confidence)
+                    };
+                    assert!(
+                        (upper_bound(count, confidence) - upper).abs() < 1e-9,
+                        "upper {count:?} {confidence}"
+                    );
+                    // The lower bound of `bad` is the complement of the upper bound of the good ones.
+                    let lower = if bad == 0 {
+                        0.0
+                    } else {
+                        1.0 - bound_by_bisection(n, n - bad, 1.0 - confidence)
+                    };
+                    assert!(
+                        (lower_bound(count, confidence) - lower).abs() < 1e-9,
+                        "lower {count:?} {confidence}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tests_and_bounds_decide_alike() {
+        for n in [5, 50, 298, 299, 320, 473, 640, 1_280] {
+            for bad in 0..=n.min(40) {
+                let count = Count::new(n, bad);
+                for p0 in [0.001, 0.01, 0.05] {
+                    assert_eq!(
+                        p_too_few(count, p0) <= 0.05,
+                        upper_bound(count, 0.95) <= p0,
+                        "{count:?} {p0}"
+                    );
+                    assert_eq!(
+                        p_too_many(count, p0) <= 0.05,
+                        lower_bound(count, 0.95) >= p0,
+                        "{count:?} {p0}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn clean_samples_needed_are_the_known_ones() {
+        assert_eq!(samples_needed(0.01, 0.95, 0.0), Some(299));
+        assert_eq!(samples_needed(0.001, 0.95, 0.0), Some(2_995));
+        assert_eq!(samples_needed(0.05, 0.95, 0.0), Some(59));
+        assert!(upper_bound(Count::new(299, 0), 0.95) <= 0.01);
+        assert!(upper_bound(Count::new(298, 0), 0.95) > 0.01);
+    }
+
+    #[test]
+    fn samples_needed_really_decide() {
+        for rate in [0.0005, 0.002, 0.003_125, 0.005, 0.008] {
+            let n = samples_needed(0.01, 0.95, rate).expect("decidable");
+            let bad = (rate * n as f64).floor() as u64;
+            assert!(upper_bound(Count::new(n, bad), 0.95) <= 0.01, "{rate} {n}");
+        }
+        for rate in [0.02, 0.05, 0.3, 1.0] {
+            let n = samples_needed(0.01, 0.95, rate).expect("decidable");
+            let bad = (rate * n as f64).ceil() as u64;
+            assert!(lower_bound(Count::new(n, bad), 0.95) >= 0.01, "{rate} {n}");
+        }
+        assert_eq!(samples_needed(0.01, 0.95, 0.01), None);
+        assert_eq!(samples_needed(0.0, 0.95, 0.0), None);
+        assert_eq!(samples_needed(0.01, 0.95, 1.0), Some(1));
+    }
+
+    #[test]
+    fn more_evidence_narrows_and_more_failures_widen() {
+        for n in 1..200 {
+            for bad in 0..n {
+                let here = Count::new(n, bad);
+                assert!(upper_bound(Count::new(n, bad + 1), 0.95) > upper_bound(here, 0.95));
+                assert!(upper_bound(Count::new(n + 1, bad), 0.95) < upper_bound(here, 0.95));
+                assert!(lower_bound(Count::new(n, bad + 1), 0.95) > lower_bound(here, 0.95));
+                assert!(upper_bound(here, 0.99) > upper_bound(here, 0.95));
+                assert!(
+                    lower_bound(here, 0.95) <= here.rate()
+                        && here.rate() <= upper_bound(here, 0.95)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_trials_prove_nothing() {
+        let none = Count::default();
+        assert_eq!(
+            (lower_bound(none, 0.95), upper_bound(none, 0.95)),
+            (0.0, 1.0)
+        );
+        assert_eq!((p_too_few(none, 0.01), p_too_many(none, 0.01)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn holm_matches_a_worked_example() {
+        // 0.005 ≤ 0.05/4, 0.01 ≤ 0.05/3, 0.03 > 0.05/2: the last two stand.
+        assert_eq!(
+            holm(&[0.01, 0.04, 0.03, 0.005], 0.05),
+            [true, false, false, true]
+        );
+        assert_eq!(holm(&[0.05], 0.05), [true]);
+        assert!(holm(&[], 0.05).is_empty());
+    }
+
+    #[test]
+    fn holm_stops_at_the_first_that_stands() {
+        assert_eq!(holm(&[0.03, 0.03], 0.05), [false, false]);
+    }
+}
