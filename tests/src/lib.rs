@@ -1,6 +1,7 @@
 //! What the end-to-end tests share.
 
 pub mod cgroup;
+pub mod foreign;
 pub mod netns;
 pub mod referee;
 pub mod storm;

@@ -197,3 +197,93 @@ fn stamp(header: &libc::msghdr) -> io::Result<u64> {
     }
     Err(io::Error::other("packet without a kernel timestamp"))
 }
+
+/// bpf(2) commands and the layout of their arguments, as far as hand-assembled programs need them.
+mod bpf {
+    pub(super) const PROG_LOAD: libc::c_long = 5;
+    pub(super) const LINK_CREATE: libc::c_long = 28;
+
+    #[repr(C)]
+    pub(super) struct ProgLoad {
+        pub prog_type: u32,
+        pub insn_cnt: u32,
+        pub insns: u64,
+        pub license: u64,
+        pub log: [u32; 4],
+        pub kern_version: u32,
+        pub prog_flags: u32,
+        pub name: [u8; 16],
+        pub ifindex: u32,
+        pub expected_attach_type: u32,
+    }
+
+    #[repr(C)]
+    pub(super) struct LinkCreate {
+        pub prog_fd: u32,
+        pub target_fd: u32,
+        pub attach_type: u32,
+        pub flags: u32,
+    }
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
+    // SAFETY: pointer and size describe `attributes`; what it points at outlives the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: both commands return a new descriptor without another owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Loads a program given as raw instructions.
+pub fn load_program(
+    name: &str,
+    prog_type: u32,
+    expected_attach_type: u32,
+    instructions: &[u64],
+) -> io::Result<OwnedFd> {
+    let mut padded = [0; 16];
+    for (to, from) in padded.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    bpf(
+        bpf::PROG_LOAD,
+        &bpf::ProgLoad {
+            prog_type,
+            insn_cnt: instructions.len() as u32,
+            insns: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log: [0; 4],
+            kern_version: 0,
+            prog_flags: 0,
+            name: padded,
+            ifindex: 0,
+            expected_attach_type,
+        },
+    )
+}
+
+/// Attaches a program to a cgroup for as long as the result lives.
+pub fn link_to_cgroup(
+    program: &OwnedFd,
+    cgroup: &std::fs::File,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    bpf(
+        bpf::LINK_CREATE,
+        &bpf::LinkCreate {
+            prog_fd: program.as_raw_fd() as u32,
+            target_fd: cgroup.as_raw_fd() as u32,
+            attach_type,
+            flags: 0,
+        },
+    )
+}
