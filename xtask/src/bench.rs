@@ -18,17 +18,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !missing.is_empty() {
         bail!("{}", missing.join("\n"));
     }
-    let release = ["build", "--release", "--locked"];
-    let bins = [
-        "-p",
-        "aggrik8s",
-        "-p",
-        "probe-user",
-        "-p",
-        "tests",
-        "--bins",
-    ];
-    run::ok(run::cargo(release).args(bins))?;
+    run::ok(&mut run::cargo(
+        "build --release --locked -p aggrik8s -p probe-user -p tests --bins",
+    ))?;
     let mut bench = run::as_root(run::target().join("release/bench"))?;
     Ok(ExitCode::from(run::code(bench.args(&args.args))?))
 }

@@ -42,8 +42,8 @@ pub(crate) fn run() -> Result<ExitCode> {
 }
 
 fn build(target: &str) -> Result<()> {
-    let mut cargo = run::cargo(["build", "--release", "--locked", "--target", target]);
-    cargo.args(["-p", "aggrik8s", "-p", "probe-user"]);
+    let mut cargo = run::cargo("build --release --locked -p aggrik8s -p probe-user --target");
+    cargo.arg(target);
     if target == MUSL_ARM {
         // rust-lld links against the C library that the Rust target brings; only ring's C needs the cross compiler.
         cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");

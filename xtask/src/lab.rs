@@ -22,16 +22,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("{}", missing.join("\n"));
     }
     run::root_prefix()?;
-    run::ok(&mut run::cargo([
-        "build",
-        "--locked",
-        "--profile",
-        "lab",
-        "-p",
-        "aggrik8s",
-        "-p",
-        "probe-user",
-    ]))?;
+    run::ok(&mut run::cargo(
+        "build --locked --profile lab -p aggrik8s -p probe-user",
+    ))?;
     // The first signal must not end this process before the lab is down; it does reach the child of the moment.
     ctrlc::set_handler(|| {}).context("catch signals")?;
     let aggrik8s = run::target().join("lab/aggrik8s");

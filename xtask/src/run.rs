@@ -69,10 +69,10 @@ pub(crate) fn program(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The cargo that runs us.
-pub(crate) fn cargo<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+/// The cargo that runs us, with arguments separated by spaces.
+pub(crate) fn cargo(args: &str) -> Command {
     let mut command = program(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(args);
+    command.args(args.split_whitespace());
     command
 }
 
