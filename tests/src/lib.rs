@@ -4,5 +4,6 @@ pub mod cgroup;
 pub mod foreign;
 pub mod netns;
 pub mod referee;
+pub mod rig;
 pub mod storm;
 pub mod sys;
