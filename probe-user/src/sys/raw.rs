@@ -1,0 +1,1 @@
+//! bpf(2) commands that Aya does not offer.

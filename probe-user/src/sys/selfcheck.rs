@@ -1,0 +1,1 @@
+//! `load --check`: a scratch cgroup, one connection, the counted event.
