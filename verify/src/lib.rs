@@ -2,5 +2,17 @@
 //!
 //! Pure: no I/O, no clock, no async. What the statistics mean and why: docs/verdict.md.
 
+mod causes;
+pub mod checks;
+mod judge;
 pub mod quantile;
+pub mod report;
+mod rows;
 pub mod stats;
+mod tally;
+pub mod verdict;
+mod view;
+
+pub use judge::{JudgeError, Policy, judge};
+pub use report::Report;
+pub use verdict::{Cause, Check, Outcome, Status, Verdict};

@@ -1,0 +1,293 @@
+//! Every check: its id, what it claims, which witness it needs, and how it can fail. `explain` and docs/checks.md read this.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What a failing check does to the verdict.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Failing makes the mesh NOT READY; undecided makes it UNDECIDED.
+    Gate,
+    /// Shown, never decides.
+    Warn,
+    /// A figure without a judgement.
+    Info,
+}
+
+/// One kind of check. Ids are stable: never renamed, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckSpec {
+    pub id: &'static str,
+    pub severity: Severity,
+    /// One line: what holds when the check passes.
+    pub claim: &'static str,
+    /// Who has to have seen it.
+    pub witness: &'static str,
+    /// What fails it, what leaves it undecided, what to look at.
+    pub text: &'static str,
+}
+
+impl CheckSpec {
+    /// The part before the dot.
+    pub fn family(&self) -> &'static str {
+        self.id
+            .split_once('.')
+            .map_or(self.id, |(family, _)| family)
+    }
+
+    /// Where docs/ speaks of the check.
+    pub fn docs(&self) -> String {
+        format!("docs/checks.md#{}", self.id.replace('.', ""))
+    }
+}
+
+pub const POD_TCP: &str = "reach.pod_tcp";
+pub const POD_UDP: &str = "reach.pod_udp";
+pub const NODE_TCP: &str = "reach.node_tcp";
+pub const POD_HTTP: &str = "reach.pod_http";
+pub const LATENCY_CONNECT: &str = "latency.connect";
+pub const LATENCY_HANDSHAKE: &str = "latency.handshake_rtt";
+pub const LOSS_UDP: &str = "loss.udp";
+pub const LOSS_TCP_SYN: &str = "loss.tcp_syn";
+pub const AGREEMENT: &str = "evidence.agreement";
+pub const COVERAGE: &str = "evidence.coverage";
+pub const AGENTS: &str = "evidence.agents";
+pub const NDVI_ROUND_TRIP: &str = "ndvi.round_trip";
+pub const NDVI_SUCCESS: &str = "ndvi.success";
+pub const NDVI_BYTES: &str = "ndvi.bytes_per_client";
+pub const CONFIG_IDS: &str = "config.ids";
+pub const CONFIG_CIDRS: &str = "config.cidrs";
+pub const CONFIG_CLOCK: &str = "config.clock";
+
+/// All checks, in the order in which they are reported.
+pub const CHECKS: &[CheckSpec] = &[
+    CheckSpec {
+        id: CONFIG_IDS,
+        severity: Severity::Gate,
+        claim: "every cluster has an id and a name of its own, and every agent is the one that mesh.yaml declares at its address",
+        witness: "mesh.yaml and the identity each agent gives",
+        text: "Two clusters with one id overwrite each other's identities in Cilium ClusterMesh. \
+               An agent that calls itself by another name than mesh.yaml does usually means a copied address or two clusters behind one NodePort; \
+               nothing it says is used. Fix the address or the name in mesh.yaml.",
+    },
+    CheckSpec {
+        id: CONFIG_CIDRS,
+        severity: Severity::Gate,
+        claim: "node networks, pod and service CIDRs of different clusters are disjoint",
+        witness: "mesh.yaml",
+        text: "With overlapping ranges an address belongs to two clusters and packets stay at home. Service CIDRs may repeat between clusters only when they are not routed; \
+               here they are compared with everything but other service CIDRs. Renumber one of the two ranges named.",
+    },
+    CheckSpec {
+        id: CONFIG_CLOCK,
+        severity: Severity::Warn,
+        claim: "the wall clock of every node is within a second of the collector's and was not stepped during the run",
+        witness: "four time stamps per exchange with each agent, best of several",
+        text: "Shown as offset ± bound, the bound being half the shortest round trip. No duration is ever computed across two clocks, so a wrong clock changes no verdict; \
+               it does break certificate checks and the reading of logs. Check the node's time server.",
+    },
+    CheckSpec {
+        id: AGENTS,
+        severity: Severity::Gate,
+        claim: "the agents of every node in scope answered for the whole run and did not restart",
+        witness: "the collector's own connection to each agent",
+        text: "An agent that cannot be asked, answers what cannot be believed, or goes away in the middle leaves its links UNDECIDED: that is missing evidence, not a network verdict. \
+               Probes towards such a node are void as well, since its responder may be gone with it. Check the agent on the node that is named, then run verify again.",
+    },
+    CheckSpec {
+        id: POD_TCP,
+        severity: Severity::Gate,
+        claim: "a pod of the source cluster connects to a pod of the target cluster and gets its own bytes back from the right node",
+        witness: "prober, pod plane, TCP connect and echo",
+        text: "Judged pooled over all node pairs and again for every source and every target node, so that one bad node cannot hide among good ones. \
+               Refused, timed out, reset, unreachable, a reply without our nonce and a reply from another node are each failures, and told apart in `failures`.",
+    },
+    CheckSpec {
+        id: POD_UDP,
+        severity: Severity::Gate,
+        claim: "a datagram from a pod of the source cluster is echoed by a pod of the target cluster",
+        witness: "prober, pod plane, UDP echo",
+        text: "What a client sees: a datagram lost in either direction fails the probe. Which direction lost it is loss.udp.",
+    },
+    CheckSpec {
+        id: NODE_TCP,
+        severity: Severity::Gate,
+        claim: "a node of the source cluster connects to a node of the target cluster",
+        witness: "prober, node plane, TCP connect and echo",
+        text: "The control for the pod plane: when pods fail and nodes do not, the overlay, its encryption or a policy is at fault; when both fail, the fabric is. \
+               Judged pooled over the link; single nodes can fail it but need not prove it.",
+    },
+    CheckSpec {
+        id: POD_HTTP,
+        severity: Severity::Gate,
+        claim: "an HTTP request from a pod of the source cluster is answered by a pod of the target cluster",
+        witness: "prober, pod plane, HTTP GET on a fresh connection",
+        text: "Fails alone when something on the path reads HTTP: a proxy, an L7 policy, a mesh sidecar. Judged pooled over the link; single nodes can fail it but need not prove it.",
+    },
+    CheckSpec {
+        id: LATENCY_CONNECT,
+        severity: Severity::Gate,
+        claim: "99 % of TCP connects take no longer than the objective",
+        witness: "prober, connect() to writable",
+        text: "The number of connects above the threshold is counted; no quantile is estimated to decide. A failed probe is above every threshold. \
+               The threshold is `latency_p99_seconds` of mesh.yaml, else 3 × the node pair's shortest connect + 20 ms. The quantiles are shown with their order-statistic intervals.",
+    },
+    CheckSpec {
+        id: LATENCY_HANDSHAKE,
+        severity: Severity::Gate,
+        claim: "99 % of handshake round trips (SYN to SYN-ACK) take no longer than the objective",
+        witness: "kernel of the source node",
+        text: "The kernel's own measurement of the same connections, free of the prober's scheduling. Handshakes that needed a retransmit have no valid round trip: they count in loss.tcp_syn. \
+               Failed connects are above every threshold.",
+    },
+    CheckSpec {
+        id: LOSS_UDP,
+        severity: Severity::Gate,
+        claim: "the path from the source cluster to the target cluster loses no more datagrams than the objective",
+        witness: "receiver's own count carried in each echo; kernel of both ends where no echo came back",
+        text: "Judges one direction of the path, not a client's experience: datagrams counted by the receiver but not echoed back were lost on the way back. \
+               Both legs of probes started at either end are pooled. Where no echo came back at all the direction is decided by which SYNs the far kernel saw. \
+               Datagrams whose direction of loss cannot be known count against READY and never for NOT READY.",
+    },
+    CheckSpec {
+        id: LOSS_TCP_SYN,
+        severity: Severity::Gate,
+        claim: "no more connects than the objective need a SYN retransmit",
+        witness: "kernel of the source node",
+        text: "At 1 % loss a connect almost never fails, it takes a second longer: the retransmit is the loss. A connect that was given up unanswered counts too. \
+               Either direction of the path can cause it; loss.udp tells which.",
+    },
+    CheckSpec {
+        id: AGREEMENT,
+        severity: Severity::Gate,
+        claim: "prober, source kernel and target kernel tell the same story of each connection",
+        witness: "all three, matched per connection by addresses and ports",
+        text: "Connected for the prober ⇔ established at the source ⇔ established at the target, and the prober's connect time is the kernel's plus a small user-space delay. \
+               Every connection is counted, so the share is exact and needs no confidence. A failure means that a witness, or something that answers in the target's place, is not to be trusted: no READY rests on it.",
+    },
+    CheckSpec {
+        id: COVERAGE,
+        severity: Severity::Gate,
+        claim: "the kernels at both ends have records of our own probes",
+        witness: "kernel of both ends",
+        text: "Below the objective `coverage`, READY is impossible: the check is undecided, never failed. Usual reasons: the kernel programs are not attached, \
+               another owner's program overwrote the callback flags, addresses are translated on the way, events were lost.",
+    },
+    CheckSpec {
+        id: NDVI_SUCCESS,
+        severity: Severity::Gate,
+        claim: "NDVI tiles posted from the source cluster get correct answers",
+        witness: "prober, whole request including the arithmetic of the answer",
+        text: "Every tile is checked value by value. Refused while the same cluster's pods answer means that the service has no backend; \
+               timed out while they answer means that its address is not translated or not routed.",
+    },
+    CheckSpec {
+        id: NDVI_ROUND_TRIP,
+        severity: Severity::Gate,
+        claim: "NDVI tiles are answered within `ndvi_round_trip_seconds`, as often as `ndvi_success` asks",
+        witness: "prober, from sending the tile to the last byte of the answer",
+        text: "A failed tile is later than every deadline.",
+    },
+    CheckSpec {
+        id: NDVI_BYTES,
+        severity: Severity::Info,
+        claim: "bytes that each external client and cluster exchanged with the service during the run",
+        witness: "kernels of the nodes that run the service",
+        text: "Counted by the kernel on the accepting side per client prefix of mesh.yaml. Clients behind NAT are `world`, never guessed. Our own tiles are counted apart.",
+    },
+];
+
+/// The spec of `id`.
+pub fn find(id: &str) -> Option<&'static CheckSpec> {
+    CHECKS.iter().find(|spec| spec.id == id)
+}
+
+/// Whether `id` matches `glob`, in which `*` stands for any characters.
+pub fn glob_matches(glob: &str, id: &str) -> bool {
+    match glob.split_once('*') {
+        None => glob == id,
+        Some((head, rest)) => id.strip_prefix(head).is_some_and(|tail| {
+            tail.char_indices()
+                .map(|(at, _)| at)
+                .chain([tail.len()])
+                .any(|at| glob_matches(rest, &tail[at..]))
+        }),
+    }
+}
+
+/// docs/checks.md.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Checks\n\n\
+         Generated from `verify/src/checks.rs`; `aggrik8s explain ID` prints the same text offline.\n\
+         How a check is decided: [verdict.md](verdict.md).\n\n\
+         | id | severity | holds when |\n|---|---|---|\n",
+    );
+    for spec in CHECKS {
+        out += &format!(
+            "| [`{}`](#{}) | {} | {} |\n",
+            spec.id,
+            spec.id.replace('.', ""),
+            severity_word(spec.severity),
+            spec.claim
+        );
+    }
+    for spec in CHECKS {
+        out += &format!(
+            "\n## `{}`\n\n{}: {}.\n\nWitness: {}.\n\n{}\n",
+            spec.id,
+            severity_word(spec.severity),
+            spec.claim,
+            spec.witness,
+            spec.text
+        );
+    }
+    out
+}
+
+pub fn severity_word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Gate => "gate",
+        Severity::Warn => "warn",
+        Severity::Info => "info",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_well_formed() {
+        for (at, spec) in CHECKS.iter().enumerate() {
+            let (family, claim) = spec.id.split_once('.').expect("family.claim");
+            assert!(!family.is_empty() && !claim.is_empty());
+            assert!(
+                CHECKS[..at].iter().all(|other| other.id != spec.id),
+                "{}",
+                spec.id
+            );
+            assert!(!spec.claim.is_empty() && !spec.witness.is_empty() && spec.text.len() > 20);
+        }
+    }
+
+    #[test]
+    fn globs() {
+        let cases = [
+            ("reach.pod_tcp", "reach.pod_tcp", true),
+            ("reach.*", "reach.pod_tcp", true),
+            ("*", "reach.pod_tcp", true),
+            ("*.pod_*p", "reach.pod_udp", true),
+            ("reach", "reach.pod_tcp", false),
+            ("loss.*", "reach.pod_tcp", false),
+            ("", "reach.pod_tcp", false),
+            ("*tcp*udp", "reach.pod_tcp", false),
+        ];
+        for (glob, id, expected) in cases {
+            assert_eq!(glob_matches(glob, id), expected, "{glob} {id}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! `evidence.*`: did the agents answer, do the kernels have records of our probes, do the witnesses agree.
+
+use mesh::Link;
+use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
+
+use super::{Draft, link_nodes, percent, plane_word, silent, spec, unwitnessed};
+use crate::checks::{AGENTS, AGREEMENT, COVERAGE};
+use crate::verdict::{Expected, Observed, Status};
+use crate::view::{Probe, View};
+
+/// User-space delay between the kernel's and the prober's end of a connect that is still ordinary:
+/// the larger of the two, s and share of the kernel's time.
+const ORDINARY_DELAY_SECONDS: f64 = 0.0015;
+const ORDINARY_DELAY_SHARE: f64 = 0.5;
+/// The prober cannot have been faster than the kernel by more than its clock's grain.
+const ORDINARY_LEAD_SECONDS: f64 = 0.0002;
+
+/// One row per declared agent of every cluster in scope.
+pub(super) fn agents(view: &View<'_>) -> Vec<Draft> {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut rows = Vec::new();
+    for link in &view.mesh.links {
+        for node in link_nodes(view, link) {
+            if !seen.insert(node.clone()) {
+                continue;
+            }
+            for plane in [Plane::Pod, Plane::Node] {
+                let reason = view.silent(plane, &node);
+                let status = if reason.is_some() {
+                    Status::Undecided
+                } else {
+                    Status::Pass
+                };
+                let mut row = Draft::settled(spec(AGENTS), status);
+                let check = &mut row.check;
+                check.source_cluster = Some(node.cluster.clone());
+                check.node = Some(node.node.clone());
+                check.plane = Some(plane.into());
+                check.expected.text = "answers for the whole run".to_owned();
+                if let Some(reason) = reason {
+                    check.hint = Some(format!(
+                        "look at the {} agent on `{}` (its log, its socket or port), then run verify again",
+                        plane_word(plane),
+                        node.node
+                    ));
+                    check.cause = Some(reason);
+                } else if let Some(account) = view.account(plane, &node) {
+                    check.evidence.push(format!("boot id {}", account.boot_id));
+                }
+                rows.push(row);
+            }
+        }
+    }
+    rows
+}
+
+pub(super) fn link_rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
+    vec![agreement(view, link), coverage(view, link)]
+}
+
+/// Probes of the link that are TCP connections between two nodes, of both planes.
+fn connections<'v, 'a>(view: &'v View<'a>, link: &'v Link) -> impl Iterator<Item = &'v Probe<'a>> {
+    [
+        (Plane::Pod, ProbeKind::Tcp),
+        (Plane::Pod, ProbeKind::Http),
+        (Plane::Node, ProbeKind::Tcp),
+    ]
+    .into_iter()
+    .flat_map(move |(plane, kind)| view.of(link, plane, kind))
+    .filter(|probe| probe.sample.outcome != Outcome::LocalError)
+}
+
+fn witness_gaps(view: &View<'_>, link: &Link) -> Vec<String> {
+    let mut gaps = silent(view, link, Plane::Pod);
+    gaps.extend(unwitnessed(view, &link.source));
+    if link.target != link.source {
+        gaps.extend(unwitnessed(view, &link.target));
+    }
+    gaps
+}
+
+fn coverage(view: &View<'_>, link: &Link) -> Draft {
+    let (mut sent, mut recorded, mut established, mut accepted) = (0_u64, 0_u64, 0_u64, 0_u64);
+    for probe in connections(view, link) {
+        sent += 1;
+        if let Some(record) = probe.source {
+            recorded += 1;
+            if record.outcome == KernelOutcome::Established {
+                established += 1;
+                accepted += u64::from(probe.target.is_some());
+            }
+        }
+    }
+    let objective = view.mesh.objectives.coverage;
+    let gaps = witness_gaps(view, link);
+    let share = |part: u64, whole: u64| {
+        if whole == 0 {
+            0.0
+        } else {
+            part as f64 / whole as f64
+        }
+    };
+    let (at_source, at_target) = (share(recorded, sent), share(accepted, established));
+    // Nothing established leaves nothing for the target to confirm.
+    let target_holds = established == 0 || at_target >= objective;
+    let holds = sent > 0 && at_source >= objective && target_holds && gaps.is_empty();
+    let status = if holds {
+        Status::Pass
+    } else {
+        Status::Undecided
+    };
+    let mut row = Draft::settled(spec(COVERAGE), status).on_link(link);
+    let check = &mut row.check;
+    check.observed = Observed {
+        n: Some(sent),
+        bad: Some(sent - recorded + (established - accepted)),
+        rate: Some(1.0 - at_source.min(if established == 0 { 1.0 } else { at_target })),
+        ..Observed::default()
+    };
+    check.expected = Expected {
+        text: format!(
+            "the kernels know at least {} of our probes",
+            percent(objective)
+        ),
+        rate_at_most: Some(1.0 - objective),
+        ..Expected::default()
+    };
+    check.evidence = vec![
+        format!("the kernel of the source recorded {recorded} of {sent} probes"),
+        format!(
+            "the kernel of the target recorded {accepted} of the {established} that the source's saw established"
+        ),
+    ];
+    for node in link_nodes(view, link) {
+        if let Some(account) = view.account(Plane::Pod, &node)
+            && (account.events_lost > 0 || account.flags_lost > 0)
+        {
+            check.evidence.push(format!(
+                "`{}` lost {} of {} kernel events, {} sockets lost their callback flags to another program",
+                node.node, account.events_lost, account.events_produced, account.flags_lost
+            ));
+        }
+    }
+    if !holds {
+        check.cause = Some(match gaps.first() {
+            Some(gap) => gap.clone(),
+            None if sent == 0 => "no probe of this link was sent".to_owned(),
+            None => format!(
+                "coverage {} at the source, {} at the target: READY cannot rest on it",
+                percent(at_source),
+                percent(at_target)
+            ),
+        });
+        check.hint =
+            Some("run `aggrik8s-probe load --check` on the node that misses records".to_owned());
+    }
+    row
+}
+
+/// How one connection's witnesses contradict each other, if they do.
+fn contradiction(probe: &Probe<'_>) -> Option<&'static str> {
+    let source = probe.source?;
+    let connected = probe.sample.connect_ns.is_some();
+    let established = source.outcome == KernelOutcome::Established;
+    if connected && !established {
+        return Some("the prober connected, its kernel did not");
+    }
+    // The prober may give up in the moment in which the kernel succeeds.
+    if !connected && established && probe.sample.outcome != Outcome::Timeout {
+        return Some("the prober did not connect, its kernel did");
+    }
+    let target = probe.target?;
+    match (established, target.outcome) {
+        (true, KernelOutcome::Established) => None,
+        (true, _) => Some("established at the source, not at the target"),
+        (false, KernelOutcome::Established) => Some("established at the target, not at the source"),
+        (false, _) => None,
+    }
+}
+
+fn agreement(view: &View<'_>, link: &Link) -> Draft {
+    let mut row = Draft::settled(spec(AGREEMENT), Status::Undecided).on_link(link);
+    let check = &mut row.check;
+    let tolerated = 1.0 - view.mesh.objectives.coverage;
+    let (mut n, mut bad) = (0_u64, 0_u64);
+    let mut delays = Vec::new();
+    let mut kernel_times = Vec::new();
+    let mut example = None;
+    for probe in connections(view, link) {
+        let Some(source) = probe.source else { continue };
+        n += 1;
+        if let Some(what) = contradiction(probe) {
+            bad += 1;
+            *check.observed.failures.entry(what.to_owned()).or_default() += 1;
+            example.get_or_insert_with(|| {
+                let node = |node: &NodeRef| format!("{}/{}", node.cluster, node.node);
+                format!(
+                    "{what}: {} port {} to {}",
+                    node(&probe.run.source),
+                    probe.sample.source_port,
+                    probe.run.target.address
+                )
+            });
+        }
+        if !probe.sample.starved
+            && source.syn_retransmits == 0
+            && let (Some(prober), Some(kernel)) = (probe.sample.connect_ns, source.connect_ns)
+        {
+            delays.push(prober as f64 * 1e-9 - kernel as f64 * 1e-9);
+            kernel_times.push(kernel as f64 * 1e-9);
+        }
+    }
+    check.observed.n = Some(n);
+    check.observed.bad = Some(bad);
+    check.expected = Expected {
+        text: format!(
+            "at most {} of the connections contradict, user-space delay ordinary",
+            percent(tolerated)
+        ),
+        rate_at_most: Some(tolerated),
+        ..Expected::default()
+    };
+    check.evidence.extend(example);
+    let gaps = witness_gaps(view, link);
+    if n == 0 {
+        let reason = gaps.into_iter().next();
+        check.cause = Some(
+            reason.unwrap_or_else(|| "no probe has a kernel record to compare with".to_owned()),
+        );
+        return row;
+    }
+    let rate = bad as f64 / n as f64;
+    check.observed.rate = Some(rate);
+    let mut why = (rate > tolerated)
+        .then(|| format!("{bad} of {n} connections have witnesses that contradict each other"));
+    if let (Some(delay), Some(kernel)) = (median(&mut delays), median(&mut kernel_times)) {
+        check.observed.user_space_delay_seconds = Some(delay);
+        check.evidence.push(format!(
+            "the prober's connect takes {:.3} ms longer than the kernel's (median of {}; the kernel's median is {:.3} ms)",
+            delay * 1e3,
+            delays.len(),
+            kernel * 1e3
+        ));
+        if delay > ORDINARY_DELAY_SECONDS.max(ORDINARY_DELAY_SHARE * kernel)
+            || delay < -ORDINARY_LEAD_SECONDS
+        {
+            why.get_or_insert_with(|| {
+                format!(
+                    "the prober's times are off by {:.3} ms against the kernel's for the same connections",
+                    delay * 1e3
+                )
+            });
+        }
+    }
+    if let Some(why) = why {
+        check.status = Status::Fail;
+        check.cause = Some(why);
+        check.hint = Some(
+            "do not trust figures of this link before the contradiction is explained: compare `aggrik8s-probe load --check` on both nodes, look for a proxy in between"
+                .to_owned(),
+        );
+    } else if let Some(gap) = gaps.into_iter().next() {
+        check.cause = Some(gap);
+    } else {
+        check.status = Status::Pass;
+    }
+    row
+}
+
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}

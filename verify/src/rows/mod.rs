@@ -1,0 +1,261 @@
+//! From observations to undecided rows: one file per family of checks. `judge` decides them together.
+
+mod config;
+mod evidence;
+mod latency;
+mod loss;
+mod ndvi;
+mod reach;
+
+use std::collections::BTreeMap;
+
+use mesh::Link;
+use mesh::observation::{NodeRef, Outcome, Plane};
+
+use crate::Policy;
+use crate::checks::{self, CheckSpec};
+use crate::tally::Tally;
+use crate::verdict::{Check, Expected, Observed, Status};
+use crate::view::{Probe, View};
+
+/// A check before the decision.
+pub(crate) struct Draft {
+    pub(crate) check: Check,
+    /// What is to be tested; without it the check's status already stands.
+    pub(crate) test: Option<Test>,
+}
+
+/// "At most `p0` of the trials are bad."
+pub(crate) struct Test {
+    pub(crate) p0: f64,
+    pub(crate) tally: Tally,
+    /// Declared nodes of either side. With `each_node` every one of them has to prove the claim.
+    pub(crate) sources: Vec<String>,
+    pub(crate) targets: Vec<String>,
+    pub(crate) each_node: bool,
+    /// Evidence that is missing: makes READY impossible.
+    pub(crate) missing: Vec<String>,
+}
+
+/// All rows that `policy` selects.
+pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
+    let mut rows = config::rows(view);
+    rows.extend(evidence::agents(view));
+    for link in &view.mesh.links {
+        rows.extend(reach::rows(view, link));
+        rows.extend(latency::rows(view, link));
+        rows.extend(loss::rows(view, link));
+        rows.extend(evidence::link_rows(view, link));
+        rows.extend(ndvi::rows(view, link));
+    }
+    rows.extend(ndvi::clients(view));
+    rows.retain(|row| policy.selects(&row.check.id));
+    let order = |id: &str| checks::CHECKS.iter().position(|spec| spec.id == id);
+    rows.sort_by_key(|row| order(&row.check.id));
+    rows
+}
+
+impl Draft {
+    pub(crate) fn settled(spec: &CheckSpec, status: Status) -> Self {
+        Self {
+            check: Check {
+                id: spec.id.to_owned(),
+                category: spec.family().to_owned(),
+                severity: spec.severity,
+                status,
+                source_cluster: None,
+                target_cluster: None,
+                node: None,
+                plane: None,
+                observed: Observed::default(),
+                expected: Expected::default(),
+                evidence: Vec::new(),
+                cause: None,
+                hint: None,
+                docs: spec.docs(),
+                more_samples_needed: None,
+            },
+            test: None,
+        }
+    }
+
+    pub(crate) fn on_link(mut self, link: &Link) -> Self {
+        self.check.source_cluster = Some(link.source.clone());
+        self.check.target_cluster = Some(link.target.clone());
+        self
+    }
+}
+
+pub(crate) fn spec(id: &str) -> &'static CheckSpec {
+    checks::find(id).unwrap_or_else(|| unreachable!("`{id}` is in the table"))
+}
+
+/// What one probe contributes to a check.
+pub(crate) enum Trial {
+    Good,
+    Bad(&'static str),
+    /// Says nothing about this check.
+    Skip,
+}
+
+/// The sum of one check's trials.
+#[derive(Default)]
+pub(crate) struct Counted {
+    pub(crate) tally: Tally,
+    pub(crate) failures: BTreeMap<String, u64>,
+    pub(crate) starved: u64,
+    pub(crate) local: u64,
+}
+
+/// Counts `probes`, leaving out those that say nothing about the mesh.
+pub(crate) fn count<'p, 'a: 'p>(
+    probes: impl Iterator<Item = &'p Probe<'a>>,
+    mut trial: impl FnMut(&Probe<'a>) -> Trial,
+) -> Counted {
+    let mut counted = Counted::default();
+    for probe in probes {
+        if probe.sample.outcome == Outcome::LocalError {
+            counted.local += 1;
+            continue;
+        }
+        if probe.sample.starved {
+            counted.starved += 1;
+            continue;
+        }
+        let bad = match trial(probe) {
+            Trial::Skip => continue,
+            Trial::Good => false,
+            Trial::Bad(reason) => {
+                *counted.failures.entry(reason.to_owned()).or_default() += 1;
+                true
+            }
+        };
+        counted.tally.cell(probe.cell()).known.add(bad);
+    }
+    counted
+}
+
+impl Counted {
+    /// The draft of a tested check on `link`.
+    pub(crate) fn draft(
+        self,
+        view: &View<'_>,
+        id: &str,
+        link: &Link,
+        plane: Plane,
+        p0: f64,
+    ) -> Draft {
+        let mut draft = Draft::settled(spec(id), Status::Undecided).on_link(link);
+        draft.check.plane = Some(plane.into());
+        draft.check.observed = Observed {
+            failures: self.failures,
+            excluded_starved: Some(self.starved),
+            excluded_local: Some(self.local),
+            ..Observed::default()
+        };
+        draft.check.expected = Expected {
+            rate_at_most: Some(p0),
+            confidence: Some(view.mesh.objectives.confidence),
+            ..Expected::default()
+        };
+        draft.test = Some(Test {
+            p0,
+            tally: self.tally,
+            sources: names(view, &link.source),
+            targets: names(view, &link.target),
+            each_node: true,
+            missing: silent(view, link, plane),
+        });
+        draft
+    }
+}
+
+fn names(view: &View<'_>, cluster: &str) -> Vec<String> {
+    view.nodes(cluster)
+        .iter()
+        .map(|node| node.name.clone())
+        .collect()
+}
+
+/// Nodes of the link without a usable agent, each with the reason.
+pub(crate) fn silent(view: &View<'_>, link: &Link, plane: Plane) -> Vec<String> {
+    link_nodes(view, link)
+        .filter_map(|node| {
+            let reason = view.silent(plane, &node)?;
+            Some(format!(
+                "no evidence from the {} agent of `{}` in `{}`: {reason}",
+                plane_word(plane),
+                node.node,
+                node.cluster
+            ))
+        })
+        .collect()
+}
+
+/// Every node of both clusters, once.
+pub(crate) fn link_nodes<'v>(
+    view: &'v View<'_>,
+    link: &'v Link,
+) -> impl Iterator<Item = NodeRef> + 'v {
+    let target = (link.target != link.source).then_some(link.target.as_str());
+    std::iter::once(link.source.as_str())
+        .chain(target)
+        .flat_map(|cluster| {
+            view.nodes(cluster).iter().map(move |node| NodeRef {
+                cluster: cluster.to_owned(),
+                node: node.name.clone(),
+            })
+        })
+}
+
+/// Nodes of `cluster` whose kernel cannot testify, each with the reason.
+pub(crate) fn unwitnessed(view: &View<'_>, cluster: &str) -> Vec<String> {
+    view.nodes(cluster)
+        .iter()
+        .filter_map(|node| {
+            let node = NodeRef {
+                cluster: cluster.to_owned(),
+                node: node.name.clone(),
+            };
+            if view.witnessed(&node) {
+                return None;
+            }
+            // A silent agent is named already.
+            let account = view.account(Plane::Pod, &node)?;
+            let why = account
+                .kernel_witness
+                .as_deref()
+                .unwrap_or("it does not say why");
+            Some(format!(
+                "no kernel witness on `{}` in `{}`: {why}",
+                node.node, node.cluster
+            ))
+        })
+        .collect()
+}
+
+pub(crate) fn plane_word(plane: Plane) -> &'static str {
+    match plane {
+        Plane::Pod => "pod",
+        Plane::Node => "node",
+    }
+}
+
+pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Refused => "refused",
+        Outcome::Timeout => "timeout",
+        Outcome::Reset => "reset",
+        Outcome::Unreachable => "unreachable",
+        Outcome::WrongResponder => "wrong_responder",
+        Outcome::BadReply => "bad_reply",
+        Outcome::LocalError => "local_error",
+    }
+}
+
+/// 0.01 → "1 %".
+pub(crate) fn percent(share: f64) -> String {
+    let digits = (share * 1e6).round() / 1e4;
+    format!("{digits} %")
+}

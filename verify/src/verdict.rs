@@ -1,0 +1,290 @@
+//! What `judge` answers: results per check, link and mesh, with their figures, evidence and causes.
+//!
+//! Serialised as the JSON of `aggrik8s verify -o json`. Numbers carry their unit in the key; a
+//! share is a number between 0 and 1.
+
+use std::collections::BTreeMap;
+
+use mesh::observation::{NodeRef, Plane};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::checks::Severity;
+use crate::quantile::Quantile;
+
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Outcome {
+    Ready,
+    NotReady,
+    Undecided,
+}
+
+impl Outcome {
+    /// 0, 1 or 3 as docs/cli.md has them.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::NotReady => 1,
+            Self::Undecided => 3,
+        }
+    }
+
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Ready => "READY",
+            Self::NotReady => "NOT READY",
+            Self::Undecided => "UNDECIDED",
+        }
+    }
+
+    /// A proven failure outranks a missing answer.
+    pub fn and(self, other: Self) -> Self {
+        use Outcome::{NotReady, Ready, Undecided};
+        match (self, other) {
+            (NotReady, _) | (_, NotReady) => NotReady,
+            (Undecided, _) | (_, Undecided) => Undecided,
+            (Ready, Ready) => Ready,
+        }
+    }
+}
+
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Pass,
+    Fail,
+    Undecided,
+    Info,
+}
+
+/// The whole judgement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    pub result: Outcome,
+    pub confidence: Confidence,
+    /// One row per directed link in scope.
+    pub links: Vec<LinkRow>,
+    pub checks: Vec<Check>,
+    /// Most explaining first. Empty when nothing failed and every agent answered.
+    pub causes: Vec<Cause>,
+    /// Agents without a usable answer.
+    pub unreachable: Vec<Unreachable>,
+}
+
+/// How sure the result is. See docs/verdict.md, "Many links, one mesh".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Confidence {
+    /// Confidence asked of every single statement.
+    pub per_statement: f64,
+    /// READY only: 1 − the chance of this READY if any one objective did not hold.
+    pub ready: Option<f64>,
+    /// NOT READY only: 1 − the bound on the chance that any of the failures shown is a false one (Holm).
+    pub not_ready: Option<f64>,
+    /// Statements tested.
+    pub statements: u64,
+    pub method: String,
+}
+
+/// A directed link: what a client in `source_cluster` experiences, and the path in that direction.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkRow {
+    pub source_cluster: String,
+    pub target_cluster: String,
+    /// The initiator link: connects, requests, latency.
+    pub result: Outcome,
+    /// The path in this direction alone, from receiver counts.
+    pub path_result: Outcome,
+    /// TCP connects of the pod plane that were judged.
+    pub n: u64,
+    pub failed: u64,
+    /// Upper confidence bound of the share of datagrams that the path loses.
+    pub loss_upper: Option<f64>,
+    pub connect_p50_seconds: Option<f64>,
+    pub connect_p99_seconds: Option<f64>,
+    pub handshake_rtt_p50_seconds: Option<f64>,
+    pub handshake_rtt_p99_seconds: Option<f64>,
+}
+
+/// One check of one link, cluster or node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    pub id: String,
+    pub category: String,
+    pub severity: Severity,
+    pub status: Status,
+    pub source_cluster: Option<String>,
+    pub target_cluster: Option<String>,
+    /// The node that the finding is confined to, `source → target` when it is one pair of nodes.
+    pub node: Option<String>,
+    pub plane: Option<PlaneName>,
+    pub observed: Observed,
+    pub expected: Expected,
+    /// One line each: a figure or a record and where it came from.
+    pub evidence: Vec<String>,
+    /// Why, in words: for a failure its cause, for an undecided check what is missing.
+    pub cause: Option<String>,
+    pub hint: Option<String>,
+    pub docs: String,
+    /// Further samples that would decide it at the observed rate.
+    pub more_samples_needed: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlaneName {
+    Pod,
+    Node,
+}
+
+impl From<Plane> for PlaneName {
+    fn from(plane: Plane) -> Self {
+        match plane {
+            Plane::Pod => Self::Pod,
+            Plane::Node => Self::Node,
+        }
+    }
+}
+
+/// Figures of a check; absent ones do not apply to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Observed {
+    /// Trials that were judged and how many of them were bad.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bad: Option<u64>,
+    /// Bad share and its one-sided bounds at the stated confidence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_lower: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_upper: Option<f64>,
+    /// Lost, but it is not known in which direction: counts against READY only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unresolved: Option<u64>,
+    /// Samples left out: the prober was starved, or failed itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded_starved: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded_local: Option<u64>,
+    /// Bad trials by what was wrong with them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimum_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50: Option<Quantile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<Quantile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset_bound_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_seconds: Option<f64>,
+    /// Median of the prober's connect time minus the kernel's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_space_delay_seconds: Option<f64>,
+    /// By client or cluster.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub clients: BTreeMap<String, ClientBytes>,
+    /// The same trials by source node and by target node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub marginals: Vec<Marginal>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ClientBytes {
+    /// From the client to the service.
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    pub connections: u64,
+}
+
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    Source,
+    Target,
+}
+
+/// The trials of one check that touch one node on one side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Marginal {
+    pub side: Side,
+    pub node: String,
+    pub status: Status,
+    pub n: u64,
+    pub bad: u64,
+    pub rate_lower: f64,
+    pub rate_upper: f64,
+}
+
+/// What must hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Expected {
+    pub text: String,
+    /// Largest bad share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_at_most: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f64>,
+    /// A trial that takes longer is bad. With thresholds per node pair, the largest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold_seconds: Option<f64>,
+}
+
+/// Why checks failed or could not be decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Cause {
+    /// Stable, `area.kind`.
+    pub id: String,
+    /// One sentence with cluster, direction and node.
+    pub summary: String,
+    /// Direction of the fault: where the packets or requests that fail come from and go to.
+    pub source_cluster: Option<String>,
+    pub target_cluster: Option<String>,
+    pub node: Option<String>,
+    pub plane: Option<PlaneName>,
+    pub evidence: Vec<String>,
+    /// What the evidence does not exclude.
+    pub rivals: Vec<Rival>,
+    pub hint: String,
+    /// Checks that it accounts for, as `id source→target`.
+    pub explains: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Rival {
+    pub summary: String,
+    /// The look that would tell the two apart.
+    pub separated_by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Unreachable {
+    pub cluster: String,
+    pub node: String,
+    pub plane: PlaneName,
+    pub reason: String,
+}
+
+impl Unreachable {
+    pub fn node_ref(&self) -> NodeRef {
+        NodeRef {
+            cluster: self.cluster.clone(),
+            node: self.node.clone(),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The observations, joined: which agents can be believed, and each probe with what both kernels recorded of it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use mesh::observation::{
+    Direction, KernelConnection, NodeAccount, NodeRef, NodeState, Observations, Plane, ProbeKind,
+    ProbeRun, Sample,
+};
+use mesh::{Cluster, Link, Mesh, Node};
+
+/// One probe and its witnesses.
+#[derive(Clone, Copy)]
+pub(crate) struct Probe<'a> {
+    pub(crate) run: &'a ProbeRun,
+    pub(crate) sample: &'a Sample,
+    /// Initiator record of the source node's kernel.
+    pub(crate) source: Option<&'a KernelConnection>,
+    /// Acceptor record of the target node's kernel.
+    pub(crate) target: Option<&'a KernelConnection>,
+}
+
+impl Probe<'_> {
+    pub(crate) fn cell(&self) -> (String, String) {
+        let run = self.run;
+        let target = run.target.node.as_ref().or(run.target.service.as_ref());
+        (run.source.node.clone(), target.cloned().unwrap_or_default())
+    }
+}
+
+/// Everything that rows and causes ask for.
+pub(crate) struct View<'a> {
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) observations: &'a Observations,
+    agents: BTreeMap<(Plane, NodeRef), &'a NodeState>,
+    witnesses: BTreeSet<NodeRef>,
+    probes: Vec<Probe<'a>>,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn new(mesh: &'a Mesh, observations: &'a Observations) -> Self {
+        let mut agents = BTreeMap::new();
+        let mut witnesses = BTreeSet::new();
+        for report in &observations.nodes {
+            if let NodeState::Observed(account) = &report.state
+                && report.plane == Plane::Pod
+                && account.kernel_witness.as_deref() == Some("kernel")
+            {
+                witnesses.insert(report.node.clone());
+            }
+            agents.insert((report.plane, report.node.clone()), &report.state);
+        }
+        let mut view = Self {
+            mesh,
+            observations,
+            agents,
+            witnesses,
+            probes: Vec::new(),
+        };
+        view.probes = join(mesh, observations, |run| view.believed(run));
+        view
+    }
+
+    /// Why nothing can be concluded about `node` on `plane`; `None` when its agent answered throughout.
+    pub(crate) fn silent(&self, plane: Plane, node: &NodeRef) -> Option<String> {
+        match self.agents.get(&(plane, node.clone())) {
+            Some(NodeState::Observed(_)) => None,
+            Some(NodeState::Unreachable(reason)) => Some(reason.clone()),
+            None => Some("no agent reported for it".to_owned()),
+        }
+    }
+
+    pub(crate) fn account(&self, plane: Plane, node: &NodeRef) -> Option<&'a NodeAccount> {
+        match self.agents.get(&(plane, node.clone())) {
+            Some(NodeState::Observed(account)) => Some(account),
+            _ => None,
+        }
+    }
+
+    /// The kernel programs of the node work.
+    pub(crate) fn witnessed(&self, node: &NodeRef) -> bool {
+        self.witnesses.contains(node)
+    }
+
+    fn believed(&self, run: &ProbeRun) -> bool {
+        let target_answers = run.target.node.as_ref().is_none_or(|node| {
+            let node = NodeRef {
+                cluster: run.target.cluster.clone(),
+                node: node.clone(),
+            };
+            self.silent(run.plane, &node).is_none()
+        });
+        target_answers && self.silent(run.plane, &run.source).is_none()
+    }
+
+    pub(crate) fn probes(&self) -> impl Iterator<Item = &Probe<'a>> {
+        self.probes.iter()
+    }
+
+    /// Probes of one kind from the link's source to nodes of its target, or to its services for
+    /// [`ProbeKind::NdviTile`]. Runs that touch a silent agent are left out.
+    pub(crate) fn of<'s>(
+        &'s self,
+        link: &'s Link,
+        plane: Plane,
+        kind: ProbeKind,
+    ) -> impl Iterator<Item = &'s Probe<'a>> {
+        self.probes.iter().filter(move |probe| {
+            probe.run.kind == kind
+                && probe.run.plane == plane
+                && probe.run.source.cluster == link.source
+                && probe.run.target.cluster == link.target
+        })
+    }
+
+    pub(crate) fn cluster(&self, name: &str) -> Option<&'a Cluster> {
+        self.mesh.cluster(name)
+    }
+
+    pub(crate) fn nodes(&self, cluster: &str) -> &'a [Node] {
+        self.mesh
+            .cluster(cluster)
+            .map_or(&[], |c| c.nodes.as_slice())
+    }
+}
+
+/// IPv4-mapped addresses of dual-stack sockets, as the IPv4 addresses that they are.
+fn plain(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Key<'a> {
+    node: &'a NodeRef,
+    direction: Direction,
+    /// The prober's end; the address is not known beforehand on the initiator's side.
+    prober: (Option<IpAddr>, u16),
+    responder: (Option<IpAddr>, u16),
+}
+
+fn join<'a>(
+    mesh: &'a Mesh,
+    observations: &'a Observations,
+    believed: impl Fn(&ProbeRun) -> bool,
+) -> Vec<Probe<'a>> {
+    let mut records: HashMap<Key, Vec<&KernelConnection>> = HashMap::new();
+    for record in &observations.connections {
+        let (local, remote) = (record.local, record.remote);
+        let key = match record.direction {
+            Direction::Initiator => Key {
+                node: &record.node,
+                direction: record.direction,
+                prober: (None, local.port()),
+                responder: (Some(plain(remote.ip())), remote.port()),
+            },
+            Direction::Acceptor => Key {
+                node: &record.node,
+                direction: record.direction,
+                prober: (Some(plain(remote.ip())), remote.port()),
+                responder: (None, local.port()),
+            },
+        };
+        records.entry(key).or_default().push(record);
+    }
+    for found in records.values_mut() {
+        found.sort_by_key(|record| record.at_ns);
+    }
+
+    let targets: HashMap<(&str, &str), NodeRef> = mesh
+        .clusters
+        .iter()
+        .flat_map(|cluster| cluster.nodes.iter().map(move |node| (cluster, node)))
+        .map(|(cluster, node)| {
+            let key = (cluster.name.as_str(), node.name.as_str());
+            let value = NodeRef {
+                cluster: cluster.name.clone(),
+                node: node.name.clone(),
+            };
+            (key, value)
+        })
+        .collect();
+
+    // A source port can come back towards the same target within a long run: then the i-th use
+    // belongs to the i-th record.
+    let mut uses: HashMap<(&NodeRef, u16, SocketAddr), usize> = HashMap::new();
+    let mut probes = Vec::new();
+    for run in observations.runs.iter().filter(|run| believed(run)) {
+        let mut samples: Vec<&Sample> = run.samples.iter().collect();
+        samples.sort_by_key(|sample| sample.sent_ns);
+        for sample in samples {
+            let mut probe = Probe {
+                run,
+                sample,
+                source: None,
+                target: None,
+            };
+            if run.kind != ProbeKind::Udp {
+                let nth = uses
+                    .entry((&run.source, sample.source_port, run.target.address))
+                    .and_modify(|n| *n += 1)
+                    .or_insert(0);
+                probe.source = pick(
+                    records.get(&Key {
+                        node: &run.source,
+                        direction: Direction::Initiator,
+                        prober: (None, sample.source_port),
+                        responder: (
+                            Some(plain(run.target.address.ip())),
+                            run.target.address.port(),
+                        ),
+                    }),
+                    *nth,
+                );
+                let target = run.target.node.as_deref();
+                probe.target = target
+                    .and_then(|node| targets.get(&(run.target.cluster.as_str(), node)))
+                    .and_then(|node| {
+                        source_addresses(mesh, run, probe.source)
+                            .into_iter()
+                            .find_map(|address| {
+                                let key = Key {
+                                    node,
+                                    direction: Direction::Acceptor,
+                                    prober: (Some(address), sample.source_port),
+                                    responder: (None, run.target.address.port()),
+                                };
+                                pick(records.get(&key), *nth)
+                            })
+                    });
+            }
+            probes.push(probe);
+        }
+    }
+    probes
+}
+
+fn pick<'a>(found: Option<&Vec<&'a KernelConnection>>, nth: usize) -> Option<&'a KernelConnection> {
+    found.and_then(|found| found.get(nth)).copied()
+}
+
+/// Where the probe's packets came from: as the kernel recorded, else as mesh.yaml declares.
+fn source_addresses(mesh: &Mesh, run: &ProbeRun, record: Option<&KernelConnection>) -> Vec<IpAddr> {
+    if let Some(record) = record {
+        return vec![plain(record.local.ip())];
+    }
+    mesh.cluster(&run.source.cluster)
+        .and_then(|cluster| {
+            cluster
+                .nodes
+                .iter()
+                .find(|node| node.name == run.source.node)
+        })
+        .map(|node| match run.plane {
+            Plane::Pod => node.agent_pod.clone(),
+            Plane::Node => node.addresses.clone(),
+        })
+        .unwrap_or_default()
+}
