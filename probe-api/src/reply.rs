@@ -25,6 +25,9 @@ pub mod series_counter {
     pub const RETRANSMITS: &str = "retransmits";
 }
 
+/// [`wire::Series::direction`] of connections older than the agent.
+pub const UNKNOWN_DIRECTION: &str = "unknown";
+
 /// A reply that cannot be believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -141,7 +144,8 @@ pub struct Observation {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     pub remote: String,
-    pub direction: Direction,
+    /// `None`: the connections are older than the agent, so the side is unknown.
+    pub direction: Option<Direction>,
     pub class: String,
     pub origin: Origin,
     pub counters: BTreeMap<String, u64>,
@@ -235,8 +239,10 @@ impl TryFrom<wire::Series> for Series {
             .map(|(name, wire)| Ok((name.clone(), histogram(name, wire)?)))
             .collect::<Result<_, WireError>>()?;
         Ok(Self {
-            direction: Direction::from_word(&series.direction)
-                .ok_or_else(|| field("direction", &series.direction))?,
+            direction: match series.direction.as_str() {
+                UNKNOWN_DIRECTION => None,
+                word => Some(Direction::from_word(word).ok_or_else(|| field("direction", word))?),
+            },
             origin: Origin::from_word(&series.origin)
                 .ok_or_else(|| field("origin", &series.origin))?,
             remote: series.remote,
@@ -252,13 +258,13 @@ impl Series {
         self.counters.get(name).copied().unwrap_or(0)
     }
 
-    /// The series as an observation of `node`.
+    /// The series as an observation of `node`; `None` when its direction is unknown.
     #[must_use]
-    pub fn kernel_series(&self, node: &NodeRef) -> KernelSeries {
-        KernelSeries {
+    pub fn kernel_series(&self, node: &NodeRef) -> Option<KernelSeries> {
+        Some(KernelSeries {
             node: node.clone(),
             remote: self.remote.clone(),
-            direction: self.direction,
+            direction: self.direction?,
             class: self.class.clone(),
             origin: self.origin,
             established: self.counter(series_counter::ESTABLISHED),
@@ -266,7 +272,7 @@ impl Series {
             bytes_sent: self.counter(series_counter::BYTES_SENT),
             bytes_received: self.counter(series_counter::BYTES_RECEIVED),
             retransmits: self.counter(series_counter::RETRANSMITS),
-        }
+        })
     }
 }
 

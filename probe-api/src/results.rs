@@ -69,7 +69,9 @@ impl ResultChecker {
 
 /// Why an `ok` sample cannot be one.
 fn incomplete(planned: &PlannedTarget, sample: &Sample) -> Option<&'static str> {
-    if sample.round_trip_ns.is_none() {
+    // A plain TCP service speaks no protocol of ours: the connect itself is the probe.
+    let asks = planned.kind != ProbeKind::Tcp || planned.target.node.is_some();
+    if asks && sample.round_trip_ns.is_none() {
         return Some("it has no round trip");
     }
     if planned.kind != ProbeKind::Udp && sample.connect_ns.is_none() {
