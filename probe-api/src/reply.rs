@@ -300,6 +300,7 @@ impl Observation {
             flags_lost: grown(FLAGS_LOST),
             clock_offset_seconds: None,
             clock_offset_bound_seconds: None,
+            monotonic_offset_seconds: None,
             clock_step_seconds: step,
         }
     }

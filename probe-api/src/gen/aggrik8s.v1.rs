@@ -56,7 +56,7 @@ pub struct Series {
     /// cluster, external client, or world, vip, ambiguous, ~other
     #[prost(string, tag = "1")]
     pub remote: ::prost::alloc::string::String,
-    /// "initiator" or "acceptor"
+    /// "initiator", "acceptor", or "unknown" for connections older than the agent
     #[prost(string, tag = "2")]
     pub direction: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
@@ -69,7 +69,7 @@ pub struct Series {
         ::prost::alloc::string::String,
         u64,
     >,
-    /// connect, handshake_rtt, min_rtt, ack_latency
+    /// connect, handshake, minimum, ack_latency
     #[prost(btree_map = "string, message", tag = "6")]
     pub histograms: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
