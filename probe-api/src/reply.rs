@@ -301,6 +301,7 @@ impl Observation {
             clock_offset_seconds: None,
             clock_offset_bound_seconds: None,
             monotonic_offset_seconds: None,
+            monotonic_offset_seconds: None,
             clock_step_seconds: step,
         }
     }
