@@ -200,6 +200,7 @@ fn stamp(header: &libc::msghdr) -> io::Result<u64> {
 
 /// bpf(2) commands and the layout of their arguments, as far as hand-assembled programs need them.
 mod bpf {
+    pub(super) const MAP_CREATE: libc::c_long = 0;
     pub(super) const PROG_LOAD: libc::c_long = 5;
     pub(super) const LINK_CREATE: libc::c_long = 28;
 
@@ -215,6 +216,14 @@ mod bpf {
         pub name: [u8; 16],
         pub ifindex: u32,
         pub expected_attach_type: u32,
+    }
+
+    #[repr(C)]
+    pub(super) struct MapCreate {
+        pub map_type: u32,
+        pub key_size: u32,
+        pub value_size: u32,
+        pub max_entries: u32,
     }
 
     #[repr(C)]
@@ -239,8 +248,22 @@ fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: both commands return a new descriptor without another owner.
+    // SAFETY: all three commands return a new descriptor without another owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes the smallest of all maps, an array of one word.
+pub fn create_map() -> io::Result<OwnedFd> {
+    const ARRAY: u32 = 2;
+    bpf(
+        bpf::MAP_CREATE,
+        &bpf::MapCreate {
+            map_type: ARRAY,
+            key_size: 4,
+            value_size: 4,
+            max_entries: 1,
+        },
+    )
 }
 
 /// Loads a program given as raw instructions.

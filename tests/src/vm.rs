@@ -331,9 +331,9 @@ impl Drop for Vm {
 
 fn output(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}");
-    let output = command.output().map_err(|error: io::Error| {
-        anyhow::Error::new(error).context(format!("start {line}"))
-    })?;
+    let output = command
+        .output()
+        .map_err(|error: io::Error| anyhow::Error::new(error).context(format!("start {line}")))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{line}: {}", said.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -345,12 +345,30 @@ mod tests {
 
     #[test]
     fn the_newest_release_is_found_by_number_not_by_text() {
-        let names = ["linux-image-6.1.0-9-cloud-amd64", "linux-image-6.1.0-56-cloud-amd64"];
-        assert_eq!(newest(names.map(str::to_owned).into_iter()).as_deref(), Some(names[1]));
+        let names = [
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+        ];
+        assert_eq!(
+            newest(names.map(str::to_owned).into_iter()).as_deref(),
+            Some(names[1])
+        );
         assert!(fits(names[0], "6.1.", "-cloud-amd64"));
-        assert!(!fits("linux-image-6.12.1+deb12-cloud-amd64", "6.1.", "-cloud-amd64"));
-        assert!(!fits("linux-image-6.1.0-9-cloud-amd64-dbg", "6.1.", "-cloud-amd64"));
-        assert!(!fits("linux-image-6.1.0-9-rt-amd64", "6.1.", "-cloud-amd64"));
+        assert!(!fits(
+            "linux-image-6.12.1+deb12-cloud-amd64",
+            "6.1.",
+            "-cloud-amd64"
+        ));
+        assert!(!fits(
+            "linux-image-6.1.0-9-cloud-amd64-dbg",
+            "6.1.",
+            "-cloud-amd64"
+        ));
+        assert!(!fits(
+            "linux-image-6.1.0-9-rt-amd64",
+            "6.1.",
+            "-cloud-amd64"
+        ));
     }
 
     #[test]
@@ -379,9 +397,17 @@ mod tests {
         let report = Report::parse(
             "FACT kernel 6.1.0\nFACT lockdown none integrity [confidentiality]\nFACT btf masked\n",
         );
-        assert!(report.is_of(&boot(Lockdown::Confidentiality, Btf::Masked)).is_ok());
+        assert!(
+            report
+                .is_of(&boot(Lockdown::Confidentiality, Btf::Masked))
+                .is_ok()
+        );
         assert!(report.is_of(&boot(Lockdown::None, Btf::Masked)).is_err());
-        assert!(report.is_of(&boot(Lockdown::Confidentiality, Btf::Present)).is_err());
+        assert!(
+            report
+                .is_of(&boot(Lockdown::Confidentiality, Btf::Present))
+                .is_err()
+        );
         let silent = Report::default();
         assert!(silent.is_of(&boot(Lockdown::None, Btf::Present)).is_err());
     }

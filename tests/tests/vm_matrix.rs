@@ -1,0 +1,118 @@
+//! The kernel matrix: Debian 6.1 and 6.12, without and with `lockdown=confidentiality`, with the kernel's type
+//! information and with it masked. In each VM the committed object is loaded and attached, and counts a known
+//! number of connects and every reason of failure exactly.
+#![expect(
+    clippy::print_stderr,
+    reason = "a matrix of minutes shows how far it is"
+)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use tests::netns::skip;
+use tests::vm::{self, Boot, Btf, Lockdown, Report};
+
+/// Debian's series and what ends the name of the flavour we take.
+const KERNELS: [(&str, &str); 2] = [("6.1.", "-cloud-amd64"), ("6.12.", "+deb12-cloud-amd64")];
+
+/// One per core of the smallest machine that runs this.
+const AT_ONCE: usize = 2;
+
+#[test]
+fn every_kernel_counts_exactly() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let folder = target().join("vm");
+    let boots = matrix(&folder.join("kernels"))?;
+    let initramfs = vm::initramfs(&folder, &program())?;
+    let reports = run_all(&boots, &initramfs, &folder.join("logs"));
+    let mut failures = Vec::new();
+    for (boot, report) in boots.iter().zip(reports) {
+        if let Err(error) = report.and_then(|report| judge(boot, &report)) {
+            failures.push(format!("{}: {error:#}", boot.name()));
+        }
+    }
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
+}
+
+fn matrix(cache: &Path) -> Result<Vec<Boot>> {
+    let mut boots = Vec::new();
+    for (series, suffix) in KERNELS {
+        let kernel = vm::kernel(cache, series, suffix)?;
+        for lockdown in [Lockdown::None, Lockdown::Confidentiality] {
+            for btf in [Btf::Present, Btf::Masked] {
+                boots.push(Boot {
+                    kernel: kernel.clone(),
+                    lockdown,
+                    btf,
+                });
+            }
+        }
+    }
+    Ok(boots)
+}
+
+fn run_all(boots: &[Boot], initramfs: &Path, logs: &Path) -> Vec<Result<Report>> {
+    let queue = Mutex::new(boots.iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no worker panics").next();
+                    let Some((index, boot)) = next else { break };
+                    let begun = Instant::now();
+                    let report = vm::run(boot, initramfs, logs);
+                    let took = begun.elapsed().as_secs_f64();
+                    eprintln!("{:60} {took:5.1} s", boot.name());
+                    done.lock().expect("no worker panics").push((index, report));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("no worker panics");
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, report)| report).collect()
+}
+
+fn judge(boot: &Boot, report: &Report) -> Result<()> {
+    report.is_of(boot)?;
+    let wrong: Vec<_> = report
+        .results
+        .iter()
+        .filter(|result| !result.starts_with("ok "))
+        .collect();
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    ensure!(!report.results.is_empty(), "the program reported nothing");
+    ensure!(report.exit == Some(0), "exit code {:?}", report.exit);
+    Ok(())
+}
+
+fn missing() -> Option<String> {
+    vm::missing().or_else(|| {
+        let program = program();
+        (!program.is_file()).then(|| {
+            format!(
+                "`{}` is missing; run `cargo xtask test vm_matrix`",
+                program.display()
+            )
+        })
+    })
+}
+
+/// Where cargo builds: this test is at `<target>/<profile>/deps/`.
+fn target() -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let target = test.ancestors().nth(3);
+    target.expect("cargo builds below its target folder").into()
+}
+
+/// The static program that runs in the VM.
+fn program() -> PathBuf {
+    target().join("x86_64-unknown-linux-musl/debug/vm_scenario")
+}
