@@ -53,6 +53,10 @@ impl Rig {
         Ok(rig)
     }
 
+    pub fn remotes(&self) -> u8 {
+        self.remotes
+    }
+
     /// Addresses of remote `index` from 1, or of the client (0).
     pub fn addresses(index: u8) -> (Ipv4Addr, Ipv6Addr) {
         let (mut v4, mut v6) = (Self::HOME.0.octets(), Self::HOME.1.segments());
