@@ -301,7 +301,6 @@ impl Observation {
             clock_offset_seconds: None,
             clock_offset_bound_seconds: None,
             monotonic_offset_seconds: None,
-            monotonic_offset_seconds: None,
             clock_step_seconds: step,
         }
     }
