@@ -1,0 +1,300 @@
+//! Hostile and honest answers, as bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const KEY: Key = Key {
+    nonce: *b"0123456789abcdef",
+    run: 3,
+    sequence: 5,
+};
+const NONCE: &str = "30313233343536373839616263646566";
+
+fn node() -> NodeRef {
+    NodeRef {
+        cluster: "west".into(),
+        node: "w-1".into(),
+    }
+}
+
+fn target(service: bool) -> ProbeTarget {
+    ProbeTarget {
+        cluster: "west".into(),
+        node: (!service).then(|| "w-1".into()),
+        service: service.then(|| "ndvi".into()),
+        address: "10.0.0.1:80".parse().unwrap(),
+    }
+}
+
+fn exchange(kind: ProbeKind, service: bool) -> Exchange {
+    Exchange::new(&target(service), kind, KEY, TileSide(8), "probe").unwrap()
+}
+
+fn outcome(exchange: &Exchange, received: &[u8], eof: bool) -> Option<Outcome> {
+    exchange.judge(received, eof).map(|answer| answer.outcome)
+}
+
+fn reply() -> Reply {
+    Reply {
+        key: KEY,
+        receiver_count: 4,
+        responder: node(),
+    }
+}
+
+#[test]
+fn an_echo_is_believed_only_whole_and_from_the_node_asked() {
+    let exchange = exchange(ProbeKind::Udp, false);
+    let good = reply().encode(PROBE_BYTES).unwrap();
+    assert_eq!(
+        exchange.judge(&good, false),
+        Some(Answer {
+            outcome: Outcome::Ok,
+            responder: Some(node()),
+            receiver_count: Some(4),
+        })
+    );
+    for cut in 0..good.len() {
+        assert_eq!(outcome(&exchange, &good[..cut], false), None, "cut {cut}");
+        assert_eq!(
+            outcome(&exchange, &good[..cut], true),
+            Some(Outcome::BadReply),
+            "cut {cut}"
+        );
+    }
+
+    let with = |edit: fn(&mut Reply)| {
+        let mut reply = reply();
+        edit(&mut reply);
+        outcome(&exchange, &reply.encode(PROBE_BYTES).unwrap(), false)
+    };
+    assert_eq!(with(|r| r.key.nonce[15] = 0), Some(Outcome::BadReply));
+    assert_eq!(with(|r| r.key.run = 4), Some(Outcome::BadReply));
+    assert_eq!(with(|r| r.key.sequence = 6), Some(Outcome::BadReply));
+    assert_eq!(
+        with(|r| r.responder.node = "w-2".into()),
+        Some(Outcome::WrongResponder)
+    );
+    assert_eq!(
+        with(|r| r.responder.cluster = "east".into()),
+        Some(Outcome::WrongResponder)
+    );
+    assert_eq!(
+        with(|r| r.responder.node = "W\u{1b}".into()),
+        Some(Outcome::BadReply)
+    );
+
+    let request = Request {
+        key: KEY,
+        length: PROBE_BYTES,
+    };
+    let mirror = request.encode().unwrap();
+    assert_eq!(
+        outcome(&exchange, &mirror, false),
+        Some(Outcome::BadReply),
+        "a mirror is no responder"
+    );
+    let mut long = good.clone();
+    long.push(0);
+    assert_eq!(outcome(&exchange, &long, false), Some(Outcome::BadReply));
+    let short = reply().encode(PROBE_BYTES - 1).unwrap();
+    assert_eq!(outcome(&exchange, &short, false), Some(Outcome::BadReply));
+}
+
+#[test]
+fn the_count_of_a_tcp_connection_is_not_the_count_of_a_run() {
+    let good = reply().encode(PROBE_BYTES).unwrap();
+    let answer = exchange(ProbeKind::Tcp, false).judge(&good, false).unwrap();
+    assert_eq!((answer.outcome, answer.receiver_count), (Outcome::Ok, None));
+}
+
+fn http(head: &str, body: &[u8]) -> Vec<u8> {
+    let mut bytes = head.replace('\n', "\r\n").into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+#[test]
+fn http_answers() {
+    let exchange = exchange(ProbeKind::Http, false);
+    let text = String::from_utf8(exchange.request.clone()).unwrap();
+    assert!(
+        text.starts_with(&format!("GET /v1/echo?nonce={NONCE} HTTP/1.1\r\n")),
+        "{text}"
+    );
+    let body = format!(r#"{{"cluster":"west","node":"w-1","nonce":"{NONCE}"}}"#);
+    let head = format!("HTTP/1.1 200 OK\ncontent-length: {}\n\n", body.len());
+    let other = body.replace("w-1", "w-2");
+    let stale = body.replace("3031", "3032");
+    let cases: Vec<(&str, Vec<u8>, bool, Option<Outcome>)> = vec![
+        (
+            "whole",
+            http(&head, body.as_bytes()),
+            false,
+            Some(Outcome::Ok),
+        ),
+        (
+            "no length, closed",
+            http("HTTP/1.1 200 OK\n\n", body.as_bytes()),
+            true,
+            Some(Outcome::Ok),
+        ),
+        (
+            "no length, open",
+            http("HTTP/1.1 200 OK\n\n", body.as_bytes()),
+            false,
+            None,
+        ),
+        ("head only", http("HTTP/1.1 200 OK\n", b""), false, None),
+        (
+            "head only, closed",
+            http("HTTP/1.1 200 OK\n", b""),
+            true,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "truncated body",
+            http(&head, &body.as_bytes()[1..]),
+            true,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "body too long",
+            http(&head, format!("{body} ").as_bytes()),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "somebody else",
+            http(&head, other.as_bytes()),
+            false,
+            Some(Outcome::WrongResponder),
+        ),
+        (
+            "another nonce",
+            http(&head, stale.as_bytes()),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "an error status",
+            http(&head.replace("200", "503"), body.as_bytes()),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "two lengths",
+            http(
+                &head.replace("\n\n", "\ncontent-length: 1\n\n"),
+                body.as_bytes(),
+            ),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "negative length",
+            http("HTTP/1.1 200 OK\ncontent-length: -1\n\n", body.as_bytes()),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "chunked",
+            http("HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n", b""),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "not HTTP",
+            b"SSH-2.0-x\r\n".to_vec(),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "html",
+            http("HTTP/1.1 200 OK\ncontent-length: 4\n\n", b"<ok>"),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "endless head",
+            vec![b'x'; 17_000],
+            false,
+            Some(Outcome::BadReply),
+        ),
+    ];
+    for (name, bytes, eof, expected) in cases {
+        assert_eq!(outcome(&exchange, &bytes, eof), expected, "{name}");
+    }
+    let slow = [b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'y'; 9_000]].concat();
+    assert_eq!(
+        outcome(&exchange, &slow, false),
+        Some(Outcome::BadReply),
+        "a head that never ends"
+    );
+}
+
+#[test]
+fn any_http_answer_below_500_shows_that_a_service_is_there() {
+    let exchange = exchange(ProbeKind::Http, true);
+    let ask = |status: &str| {
+        outcome(
+            &exchange,
+            &http(&format!("HTTP/1.1 {status}\n\n"), b""),
+            false,
+        )
+    };
+    assert_eq!(ask("200 OK"), Some(Outcome::Ok));
+    assert_eq!(ask("404 Not Found"), Some(Outcome::Ok));
+    assert_eq!(ask("503 Service Unavailable"), Some(Outcome::BadReply));
+}
+
+#[test]
+fn a_tile_is_believed_only_when_every_value_is_right() {
+    let exchange = exchange(ProbeKind::NdviTile, true);
+    let Expect::Ndvi(request) = &exchange.expect else {
+        panic!("an NDVI exchange");
+    };
+    let answer = |responder: &str, edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut body = ndvi::compute(request, responder).unwrap().encode();
+        edit(&mut body);
+        let head = format!("HTTP/1.1 200 OK\ncontent-length: {}\n\n", body.len());
+        exchange.judge(&http(&head, &body), false).unwrap()
+    };
+    let good = answer("west/w-7", &|_| {});
+    assert_eq!(good.outcome, Outcome::Ok);
+    assert_eq!(good.responder.unwrap().node, "w-7");
+    assert_eq!(answer("gpu-3", &|_| {}).outcome, Outcome::Ok);
+    assert_eq!(answer("east/e-1", &|_| {}).outcome, Outcome::WrongResponder);
+    assert_eq!(
+        answer("west/w-7", &|body| {
+            body.pop();
+        })
+        .outcome,
+        Outcome::BadReply
+    );
+    // Another tile's answer, whole and with a right checksum.
+    let tile = ndvi::Tile::synthetic(99, 8, 8).unwrap();
+    let other = ndvi::Request::new(request.tile_id(), "probe", tile).unwrap();
+    let body = ndvi::compute(&other, "west/w-7").unwrap().encode();
+    let head = format!("HTTP/1.1 200 OK\ncontent-length: {}\n\n", body.len());
+    assert_eq!(
+        outcome(&exchange, &http(&head, &body), false),
+        Some(Outcome::BadReply)
+    );
+}
+
+proptest! {
+    #[test]
+    fn noise_is_never_ok(bytes in proptest::collection::vec(any::<u8>(), 0..800), eof: bool) {
+        for (kind, service) in [
+            (ProbeKind::Udp, false),
+            (ProbeKind::Tcp, false),
+            (ProbeKind::Http, false),
+            (ProbeKind::NdviTile, true),
+        ] {
+            let judged = outcome(&exchange(kind, service), &bytes, eof);
+            prop_assert!(!matches!(judged, Some(Outcome::Ok)), "{kind:?} {judged:?}");
+        }
+    }
+}
