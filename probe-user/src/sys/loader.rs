@@ -2,12 +2,23 @@
 //!
 //! Needs uid 0 with CAP_BPF and CAP_NET_ADMIN and nothing else, for as long as a call takes.
 
-use std::{borrow::Cow, fmt, ops::RangeInclusive, path::PathBuf};
+mod install;
+mod pins;
+mod setup;
+
+use std::{
+    borrow::Cow,
+    fmt,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
 
 use super::{
-    maps::{MapsError, ProgramState},
-    memory::{DEFAULT_RING_BYTES, DEFAULT_SERIES_CAP, Memory},
-    preflight::PreflightError,
+    maps::{Maps, MapsError, ProgramState},
+    memory::{DEFAULT_RING_BYTES, DEFAULT_SERIES_CAP, Memory, shards_for},
+    preflight::{self, PreflightError},
 };
 
 /// Everything that `load` may be told.
@@ -124,8 +135,10 @@ pub enum LoadError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("`{}` holds pins that are not ours or not whole", path.display())]
+    #[error("`{}` holds pins that are not ours, not whole, or of another version", path.display())]
     ForeignPins { path: PathBuf, source: MapsError },
+    #[error("`{}` lies in the pin folder and is not ours", path.display())]
+    ForeignEntry { path: PathBuf },
     #[error("cannot set up map `{map}`")]
     Setup {
         map: &'static str,
@@ -136,8 +149,121 @@ pub enum LoadError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("cannot make pins for group {gid}")]
+    Group { gid: u32, source: std::io::Error },
     #[error("invalid option: {0}")]
     Option(String),
 }
 
-// `load(&Options) -> Result<LoadReport, LoadError>` and `unload(&Path) -> Result<bool, LoadError>` follow with the object.
+impl LoadError {
+    /// What to do next, if we know.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Preflight(error) => Some(error.hint().into()),
+            Self::Exclusive { cgroup } => Some(
+                format!(
+                    "`bpftool cgroup tree {}` names it; an owner that attaches with `multi` (or by link) leaves room for others",
+                    cgroup.display()
+                )
+                .into(),
+            ),
+            Self::ForeignPins { source, .. } => source.hint().map(Cow::from).or_else(|| {
+                Some("look with `ls`; if nobody else uses it: `aggrik8s-probe unload` with this pin folder, then `load`".into())
+            }),
+            Self::Group { gid, .. } => Some(
+                format!("run the loader with group {gid} (`runAsGroup: {gid}`, `setpriv --regid {gid}`), or give it SETGID").into(),
+            ),
+            Self::Program { .. } => Some(
+                "the whole verdict of the verifier is in the error's cause; kernels from 5.12 on should take it: please report it".into(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Loads, attaches and pins, or keeps or replaces what is there. Blocks for well under a second.
+pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
+    let memory = check_options(options)?;
+    preflight::check(&options.cgroup, &options.pin_dir)?;
+    let object: [u8; 32] = Sha256::digest(&options.object).into();
+    let _group = pins::take_group(options.gid)?;
+    let present = pins::present(&options.pin_dir)?;
+    let action = match &present {
+        None => {
+            setup::fresh(options, &memory, object)?;
+            Action::Loaded
+        }
+        Some(maps) if maps.meta().object == object && install::is_whole(options)? => Action::Kept,
+        Some(maps) => {
+            setup::replace(options, maps, object)?;
+            Action::Replaced
+        }
+    };
+    let maps = open(&options.pin_dir)?;
+    let meta = *maps.meta();
+    let mut notes = Vec::new();
+    if action != Action::Loaded {
+        for (what, asked, kept) in [
+            ("series cap", memory.series_cap, meta.series_cap),
+            ("shards", memory.shards, meta.shards),
+        ] {
+            if asked != kept {
+                notes.push(format!(
+                    "{what} stays {kept}: {asked} needs `unload`, which ends the counts"
+                ));
+            }
+        }
+    }
+    Ok(LoadReport {
+        action,
+        object: meta.object.iter().map(|b| format!("{b:02x}")).collect(),
+        programs: maps
+            .attach_state()
+            .map_err(|source| foreign(&options.pin_dir, source))?,
+        memory: Memory {
+            series_cap: meta.series_cap,
+            shards: meta.shards,
+            ..memory
+        },
+        notes,
+    })
+}
+
+/// Detaches everything pinned in `pin_dir` and removes the pins; the counts end. False if nothing was there.
+pub fn unload(pin_dir: &Path) -> Result<bool, LoadError> {
+    pins::remove(pin_dir)
+}
+
+fn open(pin_dir: &Path) -> Result<Maps, LoadError> {
+    Maps::open(pin_dir).map_err(|source| foreign(pin_dir, source))
+}
+
+fn foreign(path: &Path, source: MapsError) -> LoadError {
+    LoadError::ForeignPins {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn check_options(options: &Options) -> Result<Memory, LoadError> {
+    let invalid = |text: &str| Err(LoadError::Option(text.to_owned()));
+    if !(1..=65_536).contains(&options.series_cap) {
+        return invalid("`series-cap` must be 1 to 65536");
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = options.shards.unwrap_or_else(|| shards_for(cpus));
+    if !shards.is_power_of_two() || shards > 64 {
+        return invalid("shards must be a power of two, at most 64");
+    }
+    if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
+        return invalid("the ring's size must be a power of two, at least 4096");
+    }
+    if options.probe_ports.is_empty() {
+        return invalid("the range of probe ports is empty");
+    }
+    Ok(Memory {
+        series_cap: options.series_cap,
+        shards,
+        ring_bytes: options.ring_bytes,
+    })
+}

@@ -189,6 +189,15 @@ impl Maps {
         &self.meta
     }
 
+    /// For the loader, after it replaced the programs.
+    pub(super) fn replace_meta(&self, meta: Meta) -> Result<(), MapsError> {
+        let mut metas: Array<_, Meta> = array(&self.dir, map_names::META)?;
+        metas.set(0, meta, 0).map_err(|source| MapsError::Write {
+            map: map_names::META,
+            source,
+        })
+    }
+
     /// Every series that exists, shards merged, in key order; `~other` series only once they count something.
     pub fn series(&self) -> Result<Vec<(SeriesKey, SeriesData)>, MapsError> {
         let read = |source| MapsError::Read {

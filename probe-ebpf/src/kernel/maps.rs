@@ -1,0 +1,94 @@
+//! The maps and the socket's storage. Sizes marked "loader" are set when the object is loaded.
+
+use aya_ebpf::{
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, Queue, RingBuf},
+};
+use probe_common::{
+    Address, AttachState, Config, Meta, PortClass, PrefixValue, SeriesKey, ServiceKey, Slot,
+    counters::GLOBAL_COUNTER_SLOTS,
+    maps::{NAME_BYTES, PREFIX_LIMIT, SERVICE_LIMIT},
+};
+
+#[map]
+pub(super) static META: Array<Meta> = Array::with_max_entries(1, 0);
+#[map]
+pub(super) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub(super) static ATTACH: Array<AttachState> = Array::with_max_entries(8, 0);
+#[map]
+pub(super) static COUNTERS: Array<u64> = Array::with_max_entries(GLOBAL_COUNTER_SLOTS, 0);
+/// Loader: the cap.
+#[map]
+pub(super) static SERIES: HashMap<SeriesKey, u32> = HashMap::with_max_entries(1, 0);
+/// Loader: the cap. Filled by the loader with every slot behind the overflow ones.
+#[map]
+pub(super) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1, 0);
+/// Loader: (cap + overflow slots) × shards.
+#[map]
+pub(super) static SLOTS: Array<Slot> = Array::with_max_entries(1, 0);
+#[map]
+pub(super) static PREFIXES: LpmTrie<Address, PrefixValue> =
+    LpmTrie::with_max_entries(PREFIX_LIMIT, 0);
+#[map]
+pub(super) static SERVICES: HashMap<ServiceKey, PortClass> =
+    HashMap::with_max_entries(SERVICE_LIMIT, 0);
+/// For the agent only; here so that they are created and pinned with the rest.
+#[map]
+pub(super) static REMOTES: Array<[u8; NAME_BYTES]> = Array::with_max_entries(1024, 0);
+#[map]
+pub(super) static CLASSES: Array<[u8; NAME_BYTES]> = Array::with_max_entries(256, 0);
+/// Loader: the size.
+#[map]
+pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+#[map]
+pub(super) static BUDGET: Array<Budget> = Array::with_max_entries(1, 0);
+#[btf_map]
+pub(super) static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+/// Events of traffic in the current window of 2³⁰ ns.
+#[repr(C)]
+pub(super) struct Budget {
+    pub(super) window: u64,
+    pub(super) used: u64,
+}
+
+/// What we remember of a connection.
+#[repr(C)]
+pub(super) struct Socket {
+    /// First SYN, ns; 0: not seen.
+    pub(super) start_ns: u64,
+    /// Payload already added to the series.
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    /// Peer of a `connect()` that sent no SYN yet; words in network byte order.
+    pub(super) wanted: [u32; 4],
+    /// Slot of the series.
+    pub(super) slot: u32,
+    /// A [`probe_ebpf::decide::phase`].
+    pub(super) phase: u32,
+    /// Smoothed RTT at the last callback, µs × 8, on kernels that do not pass the raw sample.
+    pub(super) srtt: u32,
+    /// See [`probe_ebpf::decide::fin_received`].
+    pub(super) at_fin_wait2: u32,
+    /// An old socket's retransmits already counted.
+    pub(super) retransmits: u32,
+    pub(super) syn_retransmits: u16,
+    /// Host byte order, with `wanted`.
+    pub(super) wanted_port: u16,
+    pub(super) remote: u16,
+    pub(super) direction: u8,
+    pub(super) class: u8,
+    pub(super) origin: u8,
+    /// Last TCP state that a callback reported.
+    pub(super) reported: u8,
+    pub(super) rto_expired: u8,
+    /// The application closed it. Written by `sock_release` alone, without the socket lock.
+    pub(super) released: u8,
+    /// A sample lies between `srtt` and the next smoothed value.
+    pub(super) sample_pending: u8,
+    /// Lost flags are already counted.
+    pub(super) flags_lost: u8,
+    pub(super) reserved: [u8; 6],
+}

@@ -1,0 +1,158 @@
+//! `cgroup/sock_release`: the application lets go of a socket. Runs without the socket lock, before
+//! the kernel closes it; tells local resets and aborted connects from the peer's, and finds lost flags.
+
+use aya_ebpf::{
+    bindings::bpf_sock, helpers::generated::bpf_sk_storage_get, macros::cgroup_sock,
+    programs::SockContext,
+};
+use core::ptr;
+use probe_common::{Counter, GlobalCounter, Outcome, address};
+use probe_ebpf::{
+    decide::{self, phase},
+    tcp,
+};
+
+use super::{
+    atomic, connect,
+    emit::{self, Figures},
+    maps::{SOCKETS, Socket},
+    series::{Ends, add, count, shard},
+};
+
+#[cgroup_sock(sock_release)]
+pub fn sock_release(ctx: SockContext) -> i32 {
+    release(ctx.sock);
+    1
+}
+
+#[inline(always)]
+fn release(sk: *mut bpf_sock) {
+    // SAFETY: the context is the socket; the storage is used only if there is one.
+    let socket = unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            ptr::null_mut(),
+            0,
+        )
+        .cast::<Socket>()
+        .as_mut()
+    };
+    let Some(socket) = socket else { return };
+    // SAFETY: a field of the context. Read before `reported`: see `decide::change_missed`.
+    let state = unsafe { (&raw const (*sk).state).read_volatile() };
+    socket.released = 1;
+    match socket.phase {
+        phase::ATTEMPTED => {
+            let ends = ends(sk);
+            connect::local_failure(sk.cast(), socket, &ends.local, ends.local_port);
+        }
+        phase::CONNECTING => unanswered(sk, socket, state),
+        phase::ESTABLISHED => established(socket, state),
+        _ => {}
+    }
+}
+
+/// Counted here and not in the state callback that follows: that one comes only if the flags are still ours.
+#[inline(always)]
+fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
+    // SAFETY: the storage's own field.
+    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::CONNECTING, phase::DONE) } {
+        return;
+    }
+    let outcome = if state == tcp::CLOSE {
+        lost(socket);
+        Outcome::Unknown
+    } else {
+        Outcome::AbortedByApplication
+    };
+    if let Some(slot) = shard(socket.slot) {
+        add(slot, decide::failure_counter(outcome), 1);
+    }
+    let now = emit::now();
+    emit::event(
+        sk.cast(),
+        socket,
+        &ends(sk),
+        &Figures {
+            outcome,
+            now,
+            connect_ns: now - socket.start_ns,
+            handshake_rtt_us: 0,
+            min_rtt_us: 0,
+        },
+    );
+}
+
+#[inline(always)]
+fn established(socket: &mut Socket, state: u32) {
+    // SAFETY: the storage's own field; another hook may be writing it.
+    let reported = unsafe { (&raw const socket.reported).read_volatile() };
+    if socket.direction != probe_common::Direction::Unknown as u8
+        && decide::change_missed(state, u32::from(reported))
+    {
+        lost(socket);
+    }
+    if state != tcp::CLOSE {
+        return;
+    }
+    // Ended before, and no callback told us: how is unknown, that it ended is not.
+    // SAFETY: the storage's own field.
+    if unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::ESTABLISHED, phase::DONE) }
+        && let Some(slot) = shard(socket.slot)
+    {
+        add(slot, Counter::Closed, 1);
+    }
+}
+
+/// Counts lost flags once per socket.
+#[inline(always)]
+pub(super) fn lost(socket: &mut Socket) {
+    if socket.flags_lost == 0 {
+        socket.flags_lost = 1;
+        count(GlobalCounter::FlagsLost);
+    }
+}
+
+/// Addresses and ports of a `bpf_sock`.
+#[inline(always)]
+pub(super) fn ends(sk: *mut bpf_sock) -> Ends {
+    // SAFETY: fields of the context or of a socket pointer that the verifier knows; each is read once.
+    unsafe {
+        let local_port = (&raw const (*sk).src_port).read_volatile() as u16;
+        let remote_port = u16::from_be((&raw const (*sk).dst_port).read_volatile());
+        let (local, remote) = if (&raw const (*sk).family).read_volatile() == tcp::AF_INET {
+            (
+                address::from_v4_field((&raw const (*sk).src_ip4).read_volatile()),
+                address::from_v4_field((&raw const (*sk).dst_ip4).read_volatile()),
+            )
+        } else {
+            (
+                words(&raw const (*sk).src_ip6),
+                words(&raw const (*sk).dst_ip6),
+            )
+        };
+        Ends {
+            local,
+            remote,
+            local_port,
+            remote_port,
+        }
+    }
+}
+
+/// # Safety
+/// `at` is a field of a context.
+#[inline(always)]
+unsafe fn words(at: *const [u32; 4]) -> probe_common::Address {
+    let at = at.cast::<u32>();
+    // SAFETY: the caller's promise; four separate reads, as the verifier demands.
+    unsafe {
+        address::from_v6_fields([
+            at.read_volatile(),
+            at.add(1).read_volatile(),
+            at.add(2).read_volatile(),
+            at.add(3).read_volatile(),
+        ])
+    }
+}

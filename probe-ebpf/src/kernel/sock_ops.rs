@@ -1,0 +1,455 @@
+//! `sockops`: the life of a connection as TCP tells it.
+
+use aya_ebpf::{
+    bindings::bpf_sock_ops,
+    helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set},
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use core::ptr;
+use probe_common::{
+    Counter, Direction, Event, GlobalCounter, HistogramKind, Origin, Outcome, Slot, address,
+};
+use probe_ebpf::{
+    decide::{self, phase},
+    tcp::{self, op},
+};
+
+use super::{
+    atomic,
+    emit::{self, Figures},
+    maps::{SOCKETS, Socket},
+    release::lost,
+    series::{self, Ends, add, config, count, origin_of, record, shard},
+};
+
+const CREATE: u64 = 1;
+
+/// Reads one context field, once: the verifier checks width and offset of every single load.
+macro_rules! field {
+    ($ops:expr, $($name:tt)+) => {
+        // SAFETY: `$ops` is the program's context.
+        unsafe { (&raw const (*$ops).$($name)+).read_volatile() }
+    };
+}
+
+#[sock_ops]
+pub fn sock_ops(ctx: SockOpsContext) -> u32 {
+    let ops = ctx.ops;
+    match field!(ops, op) {
+        op::TCP_CONNECT => connecting(ops),
+        op::ACTIVE_ESTABLISHED => connected(ops),
+        op::PASSIVE_ESTABLISHED => accepted(ops),
+        op::STATE => state_changed(ops),
+        op::RTT => round_trip(ops),
+        op::RETRANS => retransmitted(ops),
+        op::RTO => timer_expired(ops),
+        op::TIMEOUT_INIT => syn_seen(ops),
+        _ => {}
+    }
+    1
+}
+
+#[inline(always)]
+fn storage(ops: *mut bpf_sock_ops, flags: u64) -> Option<&'static mut Socket> {
+    let sk = field!(ops, __bindgen_anon_2.sk);
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a socket the verifier knows; storage lives as long as the socket.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            ptr::null_mut(),
+            flags,
+        )
+        .cast::<Socket>()
+        .as_mut()
+    }
+}
+
+#[inline(always)]
+fn ends(ops: *mut bpf_sock_ops) -> Ends {
+    let local_port = field!(ops, local_port) as u16;
+    let remote_port = u32::from_be(field!(ops, remote_port)) as u16;
+    let (local, remote) = if field!(ops, family) == tcp::AF_INET {
+        (
+            address::from_v4_field(field!(ops, local_ip4)),
+            address::from_v4_field(field!(ops, remote_ip4)),
+        )
+    } else {
+        (
+            address::from_v6_fields([
+                field!(ops, local_ip6[0]),
+                field!(ops, local_ip6[1]),
+                field!(ops, local_ip6[2]),
+                field!(ops, local_ip6[3]),
+            ]),
+            address::from_v6_fields([
+                field!(ops, remote_ip6[0]),
+                field!(ops, remote_ip6[1]),
+                field!(ops, remote_ip6[2]),
+                field!(ops, remote_ip6[3]),
+            ]),
+        )
+    };
+    Ends {
+        local,
+        remote,
+        local_port,
+        remote_port,
+    }
+}
+
+/// Asks for our callbacks, beside whatever others asked for.
+#[inline(always)]
+fn ask_for_callbacks(ops: *mut bpf_sock_ops) {
+    let flags = field!(ops, bpf_sock_ops_cb_flags) | tcp::CALLBACKS;
+    // SAFETY: the program's context. The result has a bit for every flag that this kernel lacks.
+    if unsafe { bpf_sock_ops_cb_flags_set(ops, flags as i32) } != 0 {
+        count(GlobalCounter::FlagsRefused);
+    }
+}
+
+/// The SYN is about to leave.
+#[inline(always)]
+fn connecting(ops: *mut bpf_sock_ops) {
+    let Some(socket) = storage(ops, CREATE) else {
+        count(GlobalCounter::StorageFailed);
+        return;
+    };
+    begin(socket);
+    socket.start_ns = emit::now();
+    socket.reported = tcp::SYN_SENT as u8;
+    series::assign(socket, &ends(ops), Direction::Initiator);
+    socket.phase = phase::CONNECTING;
+    ask_for_callbacks(ops);
+    if let Some(slot) = shard(socket.slot) {
+        add(slot, Counter::Attempts, 1);
+    }
+}
+
+/// A socket may connect again after a failure: nothing of the last time stays.
+#[inline(always)]
+fn begin(socket: &mut Socket) {
+    socket.start_ns = 0;
+    socket.sent = 0;
+    socket.received = 0;
+    socket.srtt = 0;
+    socket.at_fin_wait2 = decide::NOT_RELEASED;
+    socket.syn_retransmits = 0;
+    socket.rto_expired = 0;
+    socket.sample_pending = 0;
+    socket.flags_lost = 0;
+}
+
+/// The initiator's handshake is complete.
+#[inline(always)]
+fn connected(ops: *mut bpf_sock_ops) {
+    let Some(socket) = storage(ops, CREATE) else {
+        count(GlobalCounter::StorageFailed);
+        return;
+    };
+    if socket.phase == phase::NEW {
+        // It was connecting when we were attached.
+        begin(socket);
+        series::assign(socket, &ends(ops), Direction::Initiator);
+        socket.phase = phase::ESTABLISHED;
+    } else {
+        // SAFETY: the storage's own field. Not connecting: `sock_release` has already counted it.
+        if !unsafe {
+            atomic::compare_exchange(&raw mut socket.phase, phase::CONNECTING, phase::ESTABLISHED)
+        } {
+            return;
+        }
+        if field!(ops, bpf_sock_ops_cb_flags) & tcp::CALLBACKS != tcp::CALLBACKS {
+            lost(socket);
+        }
+    }
+    socket.reported = tcp::ESTABLISHED as u8;
+    ask_for_callbacks(ops);
+    let now = emit::now();
+    let connect_ns = match socket.start_ns {
+        0 => 0,
+        start => now - start,
+    };
+    established(ops, socket, now, connect_ns);
+}
+
+/// The acceptor's handshake is complete.
+#[inline(always)]
+fn accepted(ops: *mut bpf_sock_ops) {
+    let Some(socket) = storage(ops, CREATE) else {
+        count(GlobalCounter::StorageFailed);
+        return;
+    };
+    begin(socket);
+    series::assign(socket, &ends(ops), Direction::Acceptor);
+    socket.phase = phase::ESTABLISHED;
+    socket.reported = tcp::SYN_RECV as u8;
+    socket.syn_retransmits = field!(ops, total_retrans) as u16;
+    ask_for_callbacks(ops);
+    if socket.syn_retransmits > 0
+        && let Some(slot) = shard(socket.slot)
+    {
+        add(
+            slot,
+            Counter::SynRetransmits,
+            u64::from(socket.syn_retransmits),
+        );
+    }
+    established(ops, socket, emit::now(), 0);
+}
+
+#[inline(always)]
+fn established(ops: *mut bpf_sock_ops, socket: &mut Socket, now: u64, connect_ns: u64) {
+    let Some(slot) = shard(socket.slot) else {
+        return;
+    };
+    add(slot, Counter::Established, 1);
+    if connect_ns > 0 {
+        record(slot, HistogramKind::Connect, connect_ns);
+    }
+    let mut handshake_rtt_us = 0;
+    if socket.syn_retransmits > 0 {
+        // Which of the segments was answered is unknown (Karn): no handshake RTT.
+        add(slot, Counter::EstablishedAfterRetransmit, 1);
+    } else {
+        handshake_rtt_us = field!(ops, srtt_us) >> 3;
+        if handshake_rtt_us > 0 {
+            record(
+                slot,
+                HistogramKind::Handshake,
+                u64::from(handshake_rtt_us) * 1000,
+            );
+        }
+    }
+    let outcome = if socket.origin == Origin::Probe as u8 {
+        Outcome::Established
+    } else {
+        match config() {
+            Some(config)
+                if config.outlier_connect_ns > 0 && connect_ns > config.outlier_connect_ns =>
+            {
+                Outcome::SlowConnect
+            }
+            _ => return,
+        }
+    };
+    emit::event(
+        ops.cast(),
+        socket,
+        &ends(ops),
+        &Figures {
+            outcome,
+            now,
+            connect_ns,
+            handshake_rtt_us,
+            min_rtt_us: minimum(field!(ops, rtt_min)),
+        },
+    );
+}
+
+/// The kernel's minimum, 0 if it has none.
+#[inline(always)]
+const fn minimum(rtt_min: u32) -> u32 {
+    if rtt_min == u32::MAX { 0 } else { rtt_min }
+}
+
+#[inline(always)]
+fn state_changed(ops: *mut bpf_sock_ops) {
+    let Some(socket) = storage(ops, 0) else {
+        return;
+    };
+    let old = field!(ops, __bindgen_anon_1.args[0]);
+    let new = field!(ops, __bindgen_anon_1.args[1]);
+    socket.reported = new as u8;
+    match new {
+        tcp::CLOSE if socket.phase == phase::CONNECTING => failed(ops, socket),
+        tcp::CLOSE if socket.phase == phase::ESTABLISHED => closed(ops, socket, old),
+        tcp::FIN_WAIT2 if socket.released != 0 => {
+            socket.at_fin_wait2 = field!(ops, bytes_received) as u32;
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn failed(ops: *mut bpf_sock_ops, socket: &mut Socket) {
+    // SAFETY: the storage's own field.
+    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::CONNECTING, phase::DONE) } {
+        return;
+    }
+    let outcome = decide::failure(
+        field!(ops, segs_in),
+        socket.released != 0,
+        socket.rto_expired != 0,
+    );
+    if let Some(slot) = shard(socket.slot) {
+        add(slot, decide::failure_counter(outcome), 1);
+    }
+    let now = emit::now();
+    emit::event(
+        ops.cast(),
+        socket,
+        &ends(ops),
+        &Figures {
+            outcome,
+            now,
+            connect_ns: now - socket.start_ns,
+            handshake_rtt_us: 0,
+            min_rtt_us: 0,
+        },
+    );
+}
+
+#[inline(always)]
+fn closed(ops: *mut bpf_sock_ops, socket: &mut Socket, old_state: u32) {
+    // SAFETY: the storage's own field.
+    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::ESTABLISHED, phase::DONE) }
+    {
+        return;
+    }
+    let Some(slot) = shard(socket.slot) else {
+        return;
+    };
+    add(slot, Counter::Closed, 1);
+    let initiator = socket.direction == Direction::Initiator as u8;
+    let released = socket.released != 0;
+    if let Some(end) = decide::abnormal_end(old_state, released, socket.rto_expired != 0)
+        && !decide::own_reset(end, initiator, socket.origin == Origin::Probe as u8)
+    {
+        add(slot, end, 1);
+    }
+    let all_acked = field!(ops, snd_una) == field!(ops, snd_nxt);
+    let sent = decide::sent_payload(
+        field!(ops, bytes_acked),
+        initiator,
+        decide::fin_acked(old_state, all_acked),
+    );
+    let received = field!(ops, bytes_received);
+    let fin = decide::fin_received(old_state, released, socket.at_fin_wait2, received);
+    bytes(slot, socket, sent, received.saturating_sub(u64::from(fin)));
+    let min_rtt = minimum(field!(ops, rtt_min));
+    if min_rtt > 0 {
+        record(slot, HistogramKind::Minimum, u64::from(min_rtt) * 1000);
+    }
+    if socket.sample_pending != 0 {
+        recovered(slot, socket.srtt, field!(ops, srtt_us));
+    }
+}
+
+/// Adds what is new since the last time. Both are payload in total.
+#[inline(always)]
+pub(super) fn bytes(slot: *mut Slot, socket: &mut Socket, sent: u64, received: u64) {
+    if sent > socket.sent {
+        add(slot, Counter::BytesSent, sent - socket.sent);
+        socket.sent = sent;
+    }
+    if received > socket.received {
+        add(slot, Counter::BytesReceived, received - socket.received);
+        socket.received = received;
+    }
+}
+
+#[inline(always)]
+fn round_trip(ops: *mut bpf_sock_ops) {
+    let state = field!(ops, state);
+    if state == tcp::SYN_SENT || state == tcp::SYN_RECV {
+        // The handshake's own sample is a series of its own.
+        return;
+    }
+    let Some(socket) = storage(ops, 0) else {
+        return;
+    };
+    let Some(slot) = shard(socket.slot) else {
+        return;
+    };
+    let raw = field!(ops, __bindgen_anon_1.args[0]);
+    if field!(ops, __bindgen_anon_1.args[1]) != 0 {
+        record(slot, HistogramKind::AckLatency, u64::from(raw) * 1000);
+        return;
+    }
+    // Before Linux 6.12: the smoothed value in the context is the one before this sample.
+    let srtt = field!(ops, srtt_us);
+    if socket.sample_pending != 0 {
+        recovered(slot, socket.srtt, srtt);
+    }
+    socket.srtt = srtt;
+    socket.sample_pending = 1;
+}
+
+#[inline(always)]
+fn recovered(slot: *mut Slot, old: u32, new: u32) {
+    match decide::raw_rtt(old, new) {
+        Some(raw) => record(slot, HistogramKind::AckLatency, u64::from(raw) * 1000),
+        None => count(GlobalCounter::RttUnrecovered),
+    }
+}
+
+#[inline(always)]
+fn retransmitted(ops: *mut bpf_sock_ops) {
+    let Some(socket) = storage(ops, 0) else {
+        return;
+    };
+    // args: sequence, segments, error of the transmission.
+    if field!(ops, __bindgen_anon_1.args[2]) != 0 {
+        return;
+    }
+    let segments = u64::from(field!(ops, __bindgen_anon_1.args[1]));
+    let Some(slot) = shard(socket.slot) else {
+        return;
+    };
+    if socket.phase == phase::CONNECTING {
+        socket.syn_retransmits = socket.syn_retransmits.saturating_add(segments as u16);
+        add(slot, Counter::SynRetransmits, segments);
+    } else {
+        add(slot, Counter::Retransmits, segments);
+    }
+}
+
+#[inline(always)]
+fn timer_expired(ops: *mut bpf_sock_ops) {
+    let Some(socket) = storage(ops, 0) else {
+        return;
+    };
+    // args: retransmits so far, RTO, 1 when the kernel gives up.
+    socket.rto_expired = u8::from(field!(ops, __bindgen_anon_1.args[2]) != 0);
+    if let Some(slot) = shard(socket.slot) {
+        add(slot, Counter::Rtos, 1);
+    }
+}
+
+/// A SYN of a probe reached a listener: the target's own witness.
+#[inline(always)]
+fn syn_seen(ops: *mut bpf_sock_ops) {
+    if field!(ops, is_fullsock) != 0 {
+        return;
+    }
+    let Some(config) = config() else { return };
+    let remote_port = u32::from_be(field!(ops, remote_port)) as u16;
+    if origin_of(config, remote_port) != Origin::Probe {
+        return;
+    }
+    let ends = ends(ops);
+    emit::write(Event {
+        at_ns: emit::now(),
+        connect_ns: 0,
+        // SAFETY: the program's context.
+        netns_cookie: unsafe { bpf_get_netns_cookie(ops.cast()) },
+        local: ends.local,
+        remote: ends.remote,
+        local_port: ends.local_port,
+        remote_port: ends.remote_port,
+        handshake_rtt_us: 0,
+        min_rtt_us: 0,
+        syn_retransmits: 0,
+        remote_id: series::remote_of(&ends.remote).0,
+        outcome: Outcome::SynSeen as u8,
+        direction: Direction::Acceptor as u8,
+        origin: Origin::Probe as u8,
+        class: series::class_of(&ends.local, ends.local_port).0,
+        reserved: 0,
+    });
+}

@@ -1,0 +1,160 @@
+//! The two ways to get a full set of pins: from nothing, and onto maps that are already there.
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, MapData, Queue},
+};
+use probe_common::{
+    AttachState, Config, LAYOUT, Meta,
+    maps::{PROGRAMS, names},
+    series::OVERFLOW_SLOTS,
+};
+
+use super::{LoadError, Options, foreign, install, pins};
+use crate::sys::{maps::Maps, memory::Memory, raw};
+
+/// Loads into an empty folder. On an error everything made here is removed again.
+pub(super) fn fresh(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), LoadError> {
+    pins::make_dir(&options.pin_dir)?;
+    build(options, memory, object).inspect_err(|_| {
+        if let Err(error) = pins::remove(&options.pin_dir) {
+            tracing::warn!(%error, "cannot clear the pin folder after a failed load");
+        }
+    })
+}
+
+fn build(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), LoadError> {
+    let mut ebpf = parse(options, memory)?;
+    for map in pins::MAPS {
+        pins::open_to_group(&options.pin_dir.join(map))?;
+    }
+    set(
+        &mut ebpf,
+        names::CONFIG,
+        &[Config {
+            probe_port_first: *options.probe_ports.start(),
+            probe_port_last: *options.probe_ports.end(),
+            shards: memory.shards,
+            outlier_connect_ns: options.outlier_connect_ns,
+            events_per_second: options.events_per_second,
+            reserved: 0,
+        }],
+    )?;
+    fill_free_slots(&mut ebpf, memory.series_cap)?;
+    install::verify(&mut ebpf)?;
+    let states = install::attach_all(&mut ebpf, options)?;
+    finish(&mut ebpf, options, memory, object, &states)?;
+    // Last: it says that the folder is whole.
+    let path = options.pin_dir.join(names::META);
+    let meta = map(&mut ebpf, names::META)?;
+    raw::pin(meta.fd(), &path).map_err(|source| LoadError::Pin {
+        path: path.clone(),
+        source,
+    })?;
+    pins::open_to_group(&path)
+}
+
+/// Puts another object's programs in place of those that run, on the maps that are there.
+pub(super) fn replace(options: &Options, maps: &Maps, object: [u8; 32]) -> Result<(), LoadError> {
+    let memory = Memory {
+        series_cap: maps.meta().series_cap,
+        shards: maps.meta().shards,
+        ring_bytes: options.ring_bytes,
+    };
+    let mut ebpf = parse(options, &memory)?;
+    install::verify(&mut ebpf)?;
+    let states = install::attach_all(&mut ebpf, options)?;
+    write_states(&mut ebpf, &states)?;
+    maps.replace_meta(Meta {
+        object,
+        ..*maps.meta()
+    })
+    .map_err(|source| foreign(&options.pin_dir, source))
+}
+
+fn parse(options: &Options, memory: &Memory) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    // Never the kernel's BTF: the object needs none, and a kernel may have none.
+    loader
+        .btf(None)
+        .map_max_entries(names::SERIES, memory.series_cap)
+        .map_max_entries(names::FREE_SLOTS, memory.series_cap)
+        .map_max_entries(
+            names::SLOTS,
+            (memory.series_cap + OVERFLOW_SLOTS) * memory.shards,
+        )
+        .map_max_entries(names::EVENTS, memory.ring_bytes);
+    for map in pins::MAPS {
+        loader.map_pin_path(map, options.pin_dir.join(map));
+    }
+    loader
+        .load(&options.object)
+        .map_err(|error| LoadError::Object(Box::new(error)))
+}
+
+fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut MapData, LoadError> {
+    match ebpf.map_mut(name) {
+        Some(aya::maps::Map::Array(data) | aya::maps::Map::Queue(data)) => Ok(data),
+        _ => Err(LoadError::Missing { what: "map", name }),
+    }
+}
+
+fn set<V: Pod>(ebpf: &mut Ebpf, name: &'static str, values: &[V]) -> Result<(), LoadError> {
+    let failed = |source| LoadError::Setup {
+        map: name,
+        source: Box::new(source),
+    };
+    let missing = LoadError::Missing { what: "map", name };
+    let map = ebpf.map_mut(name).ok_or(missing)?;
+    let mut array = Array::<_, V>::try_from(map).map_err(failed)?;
+    for (index, value) in (0u32..).zip(values) {
+        array.set(index, *value, 0).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn fill_free_slots(ebpf: &mut Ebpf, cap: u32) -> Result<(), LoadError> {
+    let name = names::FREE_SLOTS;
+    let failed = |source| LoadError::Setup {
+        map: name,
+        source: Box::new(source),
+    };
+    let map = ebpf
+        .map_mut(name)
+        .ok_or(LoadError::Missing { what: "map", name })?;
+    let mut queue = Queue::<_, u32>::try_from(map).map_err(failed)?;
+    for slot in OVERFLOW_SLOTS..OVERFLOW_SLOTS + cap {
+        queue.push(slot, 0).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn write_states(ebpf: &mut Ebpf, states: &[AttachState; PROGRAMS.len()]) -> Result<(), LoadError> {
+    set(ebpf, names::ATTACH, states)
+}
+
+fn finish(
+    ebpf: &mut Ebpf,
+    options: &Options,
+    memory: &Memory,
+    object: [u8; 32],
+    states: &[AttachState; PROGRAMS.len()],
+) -> Result<(), LoadError> {
+    write_states(ebpf, states)?;
+    tracing::debug!(cgroup = %options.cgroup.display(), "attached");
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map(std::time::Duration::from)
+        .unwrap_or_default();
+    set(
+        ebpf,
+        names::META,
+        &[Meta {
+            layout: LAYOUT,
+            shards: memory.shards,
+            series_cap: memory.series_cap,
+            reserved: 0,
+            loaded_at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            object,
+        }],
+    )
+}
