@@ -4,7 +4,7 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use crate::errors::{Position, Problem};
+use crate::errors::{Position, Problem, shown};
 
 /// Largest file that is read, in bytes: room for 10 000 nodes written at length.
 pub(crate) const MAX_BYTES: usize = 8 * 1024 * 1024;
@@ -27,16 +27,14 @@ pub(crate) enum Kind {
     Map(Vec<(Value, Value)>),
 }
 
-/// Reads exactly one document.
-pub(crate) fn parse(text: &str) -> Result<Value, Problem> {
+/// Reads exactly one document. The problem is the first one; nothing can be read behind it.
+pub(crate) fn parse(text: &str) -> Result<Value, Box<Problem>> {
     if text.len() > MAX_BYTES {
-        return Err(Problem {
-            at: Position { line: 1, column: 1 },
-            path: String::new(),
-            message: format!("the file has {} bytes, more than {MAX_BYTES}", text.len()),
-            hint: Some("describe a mesh of this size as several files".to_owned()),
-            related: Vec::new(),
-        });
+        return Err(problem(
+            Position { line: 1, column: 1 },
+            format!("the file has {} bytes, more than {MAX_BYTES}", text.len()),
+            None,
+        ));
     }
     // Aliases may repeat a part of the file, never multiply it: 100 000 replayed events cost
     // less memory than the largest file does.
@@ -63,16 +61,61 @@ pub(crate) fn parse(text: &str) -> Result<Value, Problem> {
         non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString,
         with_snippet: false,
     };
-    serde_saphyr::from_str_with_options::<Value>(text, options).map_err(|error| {
-        let at = error.location().map_or(Position { line: 1, column: 1 }, position);
-        Problem {
-            at,
-            path: String::new(),
-            message: error.to_string(),
-            hint: None,
-            related: Vec::new(),
-        }
+    serde_saphyr::from_str_with_options::<Value>(text, options).map_err(|error| explain(&error))
+}
+
+fn problem(at: Position, message: String, hint: Option<&str>) -> Box<Problem> {
+    Box::new(Problem {
+        at,
+        path: String::new(),
+        message,
+        hint: hint.map(str::to_owned),
+        related: Vec::new(),
     })
+}
+
+/// A syntax error in the words of the parser, a breached limit in ours.
+fn explain(error: &serde_saphyr::Error) -> Box<Problem> {
+    use serde_saphyr::Error;
+    use serde_saphyr::budget::BudgetBreach;
+
+    let at = error
+        .location()
+        .map_or(Position { line: 1, column: 1 }, position);
+    let mut inner = error;
+    while let Error::AliasError { error, .. } = inner {
+        inner = error;
+    }
+    let (message, hint) = match inner {
+        Error::MultipleDocuments { .. }
+        | Error::Budget {
+            breach: BudgetBreach::Documents { .. },
+            ..
+        } => (
+            "a second YAML document begins here".to_owned(),
+            Some("one file describes one mesh"),
+        ),
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => (
+            "the file nests or repeats more than a description of a mesh can need".to_owned(),
+            Some("write parts out instead of repeating them through aliases"),
+        ),
+        _ => {
+            // The position is shown beside the message already.
+            let text = error.without_snippet().to_string();
+            let text = match text.rfind(" at line ") {
+                Some(end) => &text[..end],
+                None => &text,
+            };
+            let hint = text
+                .contains("tab")
+                .then_some("YAML is indented with spaces");
+            (format!("not valid YAML: {}", shown(text)), hint)
+        }
+    };
+    problem(at, message, hint)
 }
 
 fn position(location: serde_saphyr::Location) -> Position {
@@ -165,16 +208,5 @@ impl<'de> Visitor<'de> for KindVisitor {
             entries.push(entry);
         }
         Ok(Kind::Map(entries))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[test]
-    fn dump() {
-        for t in ["", "a: 1\nb:\n  - x: [10.0.0.0/8, \"fd15::/64\"]\n    y: ~\n    x: 1e400\n", "a: *x", "a: [1", "- &a [1,2]\n- *a\n- {<<: {k: v}, m: 0x10}", "a: 1\n---\nb: 2", "a:\n\t- b", "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "a: !!binary 'zzz'\n? [a, b]\n: c\n", "a: \u{1}"] {
-            println!("{t:?} => {:#?}", parse(t));
-        }
     }
 }
