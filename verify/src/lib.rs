@@ -13,6 +13,6 @@ mod tally;
 pub mod verdict;
 mod view;
 
-pub use judge::{JudgeError, Policy, judge};
+pub use judge::{JudgeError, Policy, check_scope, judge};
 pub use report::Report;
 pub use verdict::{Cause, Check, Outcome, Status, Verdict};

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use mesh::observation::{
-    Direction, KernelConnection, NodeAccount, NodeRef, NodeState, Observations, Plane, ProbeKind,
-    ProbeRun, Sample,
+    Direction, KernelConnection, KernelOutcome, NodeAccount, NodeRef, NodeState, Observations,
+    Plane, ProbeKind, ProbeRun, Sample,
 };
-use mesh::{Cluster, Link, Mesh, Node};
+use mesh::{Link, Mesh, Node};
 
 /// One probe and its witnesses.
 #[derive(Clone, Copy)]
@@ -93,10 +93,6 @@ impl<'a> View<'a> {
         target_answers && self.silent(run.plane, &run.source).is_none()
     }
 
-    pub(crate) fn probes(&self) -> impl Iterator<Item = &Probe<'a>> {
-        self.probes.iter()
-    }
-
     /// Probes of one kind from the link's source to nodes of its target, or to its services for
     /// [`ProbeKind::NdviTile`]. Runs that touch a silent agent are left out.
     pub(crate) fn of<'s>(
@@ -111,10 +107,6 @@ impl<'a> View<'a> {
                 && probe.run.source.cluster == link.source
                 && probe.run.target.cluster == link.target
         })
-    }
-
-    pub(crate) fn cluster(&self, name: &str) -> Option<&'a Cluster> {
-        self.mesh.cluster(name)
     }
 
     pub(crate) fn nodes(&self, cluster: &str) -> &'a [Node] {
@@ -164,6 +156,18 @@ fn join<'a>(
     }
     for found in records.values_mut() {
         found.sort_by_key(|record| record.at_ns);
+        // A SYN that led to a connection is that connection's.
+        let mut next_established = false;
+        let mut keep: Vec<bool> = found
+            .iter()
+            .rev()
+            .map(|record| {
+                let keep = !(record.outcome == KernelOutcome::SynOnly && next_established);
+                next_established = record.outcome == KernelOutcome::Established;
+                keep
+            })
+            .collect();
+        found.retain(|_| keep.pop().unwrap_or(true));
     }
 
     let targets: HashMap<(&str, &str), NodeRef> = mesh

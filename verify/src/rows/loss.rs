@@ -111,8 +111,9 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
         }
     }
 
-    // Node pairs that no echo crossed: the far kernel still knows which SYNs arrived. A SYN that was
-    // sent again and arrived then counts as arrived, so this only ever tells "nothing" from "most".
+    // Node pairs that neither echo nor connect crossed: the far kernel still knows which SYNs arrived.
+    // A SYN that was sent again and arrived then counts as arrived, so this only ever tells "nothing"
+    // from "most". Where connects work, SYNs cannot stand for datagrams that do not.
     let deaf: Vec<_> = echoes
         .iter()
         .filter(|(_, n)| **n == 0)
@@ -153,15 +154,21 @@ fn syn_arrivals(view: &View<'_>, link: &Link, cell: &(String, String)) -> Trials
     if !view.witnessed(&target) {
         return trials;
     }
+    let mut established = 0;
     for probe in view.of(link, Plane::Pod, ProbeKind::Tcp) {
         let sent = probe
             .source
             .is_some_and(|record| record.outcome != KernelOutcome::Local);
         if sent && &probe.cell() == cell {
             trials.known.add(probe.target.is_none());
+            established += u64::from(probe.sample.connect_ns.is_some());
         }
     }
-    trials
+    if 2 * established > trials.known.n {
+        Trials::default()
+    } else {
+        trials
+    }
 }
 
 fn syn(view: &View<'_>, link: &Link) -> Draft {

@@ -1,0 +1,186 @@
+//! What happened to the probes of one kind on one link, in numbers that rules can compare.
+
+use mesh::Link;
+use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
+
+use crate::tally::{Scope, Tally, localise};
+use crate::view::{Probe, View};
+
+/// Probes of one kind within a scope of one link. Starved and never sent ones are left out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Facts {
+    pub(crate) n: u64,
+    pub(crate) failed: u64,
+    pub(crate) refused: u64,
+    pub(crate) timeout: u64,
+    pub(crate) unreachable: u64,
+    pub(crate) reset: u64,
+    /// Answered by somebody else, or by something that is not our responder.
+    pub(crate) foreign: u64,
+    /// SYNs that the source's kernel sent again, and the connections that needed it.
+    pub(crate) syn_retransmits: u64,
+    pub(crate) syn_retransmitted: u64,
+    /// Connects that stayed without an answer for the source's kernel …
+    pub(crate) unanswered: u64,
+    /// … of which the target's kernel recorded the SYN, or nothing although it was watching.
+    pub(crate) seen_at_target: u64,
+    pub(crate) unseen_at_target: u64,
+    /// Refused ones whose SYN the target's kernel recorded.
+    pub(crate) refused_seen: u64,
+}
+
+impl Facts {
+    pub(crate) fn of(
+        view: &View<'_>,
+        link: &Link,
+        plane: Plane,
+        kind: ProbeKind,
+        scope: &Scope,
+    ) -> Self {
+        let mut facts = Self::default();
+        for probe in usable(view, link, plane, kind) {
+            if scope.covers(&probe.cell()) {
+                facts.add(view, probe);
+            }
+        }
+        facts
+    }
+
+    fn add(&mut self, view: &View<'_>, probe: &Probe<'_>) {
+        self.n += 1;
+        let counter = match probe.sample.outcome {
+            Outcome::Ok => None,
+            Outcome::Refused => Some(&mut self.refused),
+            Outcome::Timeout => Some(&mut self.timeout),
+            Outcome::Unreachable => Some(&mut self.unreachable),
+            Outcome::Reset => Some(&mut self.reset),
+            Outcome::WrongResponder | Outcome::BadReply => Some(&mut self.foreign),
+            Outcome::LocalError => return,
+        };
+        if let Some(counter) = counter {
+            *counter += 1;
+            self.failed += 1;
+        }
+        let Some(source) = probe.source else { return };
+        self.syn_retransmits += u64::from(source.syn_retransmits);
+        self.syn_retransmitted += u64::from(source.syn_retransmits > 0);
+        match source.outcome {
+            KernelOutcome::Timeout
+            | KernelOutcome::AbortedByApplication
+            | KernelOutcome::IcmpError => {
+                self.unanswered += 1;
+                let watching = probe.run.target.node.as_ref().is_some_and(|node| {
+                    view.witnessed(&NodeRef {
+                        cluster: probe.run.target.cluster.clone(),
+                        node: node.clone(),
+                    })
+                });
+                if probe.target.is_some() {
+                    self.seen_at_target += 1;
+                } else if watching {
+                    self.unseen_at_target += 1;
+                }
+            }
+            KernelOutcome::Refused => self.refused_seen += u64::from(probe.target.is_some()),
+            _ => {}
+        }
+    }
+
+    /// Most probes fail.
+    pub(crate) fn hard(&self) -> bool {
+        self.n > 0 && 2 * self.failed > self.n
+    }
+
+    /// Of the failed ones, most are of this kind.
+    pub(crate) fn mostly(&self, part: u64) -> bool {
+        self.failed > 0 && 2 * part > self.failed
+    }
+
+    /// Whether the target's kernel saw the SYNs that stayed unanswered.
+    pub(crate) fn arrival(&self) -> Arrival {
+        let judged = self.seen_at_target + self.unseen_at_target;
+        if judged == 0 || 2 * judged < self.unanswered {
+            Arrival::Unknown
+        } else if 10 * self.unseen_at_target >= 9 * judged {
+            Arrival::None
+        } else if 10 * self.seen_at_target >= 9 * judged {
+            Arrival::All
+        } else {
+            Arrival::Some
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Unknown,
+    None,
+    Some,
+    All,
+}
+
+fn usable<'v, 'a>(
+    view: &'v View<'a>,
+    link: &'v Link,
+    plane: Plane,
+    kind: ProbeKind,
+) -> impl Iterator<Item = &'v Probe<'a>> {
+    view.of(link, plane, kind)
+        .filter(|probe| !probe.sample.starved && probe.sample.outcome != Outcome::LocalError)
+}
+
+/// Where on the link the probes of this kind fail.
+pub(crate) fn failing_scope(view: &View<'_>, link: &Link, plane: Plane, kind: ProbeKind) -> Scope {
+    let mut tally = Tally::default();
+    for probe in usable(view, link, plane, kind) {
+        tally
+            .cell(probe.cell())
+            .known
+            .add(probe.sample.outcome != Outcome::Ok);
+    }
+    localise(&tally)
+}
+
+/// Shortest, median connect of the pod plane within a link, s.
+pub(crate) fn connect_seconds(view: &View<'_>, link: &Link) -> Option<(f64, f64)> {
+    let mut times: Vec<f64> = usable(view, link, Plane::Pod, ProbeKind::Tcp)
+        .filter(|probe| probe.sample.outcome == Outcome::Ok)
+        .filter_map(|probe| Some(probe.sample.connect_ns? as f64 * 1e-9))
+        .collect();
+    times.sort_by(f64::total_cmp);
+    Some((*times.first()?, *times.get(times.len() / 2)?))
+}
+
+/// Median one-way time of the handshake's ACK from the link's source to its target, s, with the
+/// bound of its error: two clocks are involved. `None` without matched records or clock offsets.
+pub(crate) fn one_way_seconds(view: &View<'_>, link: &Link) -> Option<(f64, f64)> {
+    let mut times = Vec::new();
+    let mut bound = 0.0_f64;
+    for probe in usable(view, link, Plane::Pod, ProbeKind::Tcp) {
+        let (Some(source), Some(target)) = (probe.source, probe.target) else {
+            continue;
+        };
+        if source.outcome != KernelOutcome::Established
+            || target.outcome != KernelOutcome::Established
+        {
+            continue;
+        }
+        let offset = |node: &NodeRef| {
+            let account = view.account(Plane::Pod, node)?;
+            Some((
+                account.monotonic_offset_seconds?,
+                account.clock_offset_bound_seconds?,
+            ))
+        };
+        let (source_offset, source_bound) = offset(&source.node)?;
+        let (target_offset, target_bound) = offset(&target.node)?;
+        bound = bound.max(source_bound + target_bound);
+        // Both offsets are (node − collector), so the collector's time is node time minus offset.
+        let elapsed = target.at_ns as f64 * 1e-9
+            - target_offset
+            - (source.at_ns as f64 * 1e-9 - source_offset);
+        times.push(elapsed);
+    }
+    times.sort_by(f64::total_cmp);
+    Some((*times.get(times.len() / 2)?, bound))
+}

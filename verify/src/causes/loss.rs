@@ -1,0 +1,209 @@
+//! Some packets are lost: on one path direction, on both, or only for one protocol.
+
+use mesh::Link;
+
+use super::{Case, cause, direction, example, is_latency_or_ndvi, on, pairs, reverse, rival};
+use crate::checks::{LOSS_TCP_SYN, LOSS_UDP, NODE_TCP, POD_HTTP, POD_TCP, POD_UDP};
+use crate::rows::percent;
+use crate::tally::Scope;
+use crate::verdict::{Check, Side, Status};
+
+pub(super) fn find(case: &mut Case<'_, '_>) {
+    for link in pairs(case.view) {
+        let back = reverse(&link);
+        let open: Vec<Link> = [&link, &back]
+            .into_iter()
+            .filter(|path| case.open(LOSS_UDP, path))
+            .cloned()
+            .collect();
+        for path in &open {
+            lossy_path(case, path);
+        }
+        for link in [&link, &back] {
+            if case.open(LOSS_TCP_SYN, link) {
+                tcp_only(case, link);
+            }
+        }
+        if back == link {
+            continue;
+        }
+    }
+}
+
+fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
+    let Some(check) = case.check(LOSS_UDP, path) else {
+        return;
+    };
+    let scope = scope_of(check, path, case);
+    let name = direction(path, &scope);
+    let observed = &check.observed;
+    let (n, bad) = (observed.n.unwrap_or(0), observed.bad.unwrap_or(0));
+    let (low, high) = (
+        observed.rate_lower.unwrap_or(0.0),
+        observed.rate_upper.unwrap_or(1.0),
+    );
+    let share = percent(round(bad as f64 / n.max(1) as f64));
+    let mut evidence = vec![format!(
+        "receivers counted {} of the {n} datagrams that path `{}` → `{}` was given: {share} lost (between {} and {})",
+        n - bad,
+        path.source,
+        path.target,
+        percent(round(low)),
+        percent(round(high))
+    )];
+    for marginal in observed
+        .marginals
+        .iter()
+        .filter(|m| m.status == Status::Fail)
+    {
+        let end = if marginal.side == Side::Source {
+            "from"
+        } else {
+            "to"
+        };
+        evidence.push(format!(
+            "{end} `{}`: {} of {} lost",
+            marginal.node, marginal.bad, marginal.n
+        ));
+    }
+    let back = reverse(path);
+    if let Some(other) = case.check(LOSS_UDP, &back) {
+        evidence.push(format!(
+            "the way back, `{}` → `{}`, lost {} of {}",
+            back.source,
+            back.target,
+            other.observed.bad.unwrap_or(0),
+            other.observed.n.unwrap_or(0)
+        ));
+    }
+    for link in [path, &back] {
+        if let Some(syn) = case.check(LOSS_TCP_SYN, link) {
+            evidence.push(format!(
+                "{} of {} connects of `{}` → `{}` needed a SYN retransmit",
+                syn.observed.bad.unwrap_or(0),
+                syn.observed.n.unwrap_or(0),
+                link.source,
+                link.target
+            ));
+        }
+    }
+    let at = example(case.view, path, &scope);
+    let hint = format!(
+        "interface error and drop counters from `{}` to `{}` (`ip -s link`, the fabric's ports); duplex, queue limits, rate limits in that direction",
+        at.source_node, at.target_node
+    );
+    let mut found = cause(
+        "path.loss",
+        path,
+        &scope,
+        format!("path {name} loses {share} of the packets"),
+        hint,
+    );
+    found.evidence = evidence;
+    found.rivals = vec![
+        rival(
+            "congestion or a rate limit rather than a bad link",
+            "loss and latency under a higher and a lower load",
+        ),
+        rival(
+            "a bad member of an ECMP group",
+            "whether the same 5-tuples always fail",
+        ),
+    ];
+    // TCP needs both directions: either initiator suffers from one lossy path.
+    let links = [path.clone(), back];
+    let path = path.clone();
+    case.name(found, |check| {
+        let path_itself = check.id == LOSS_UDP && on(check, &path);
+        let suffers = matches!(
+            check.id.as_str(),
+            POD_TCP | POD_UDP | POD_HTTP | NODE_TCP | LOSS_TCP_SYN
+        ) || (is_latency_or_ndvi(check)
+            && !check.observed.failures.contains_key("refused"));
+        path_itself || (suffers && links.iter().any(|link| on(check, link)))
+    });
+}
+
+fn tcp_only(case: &mut Case<'_, '_>, link: &Link) {
+    let Some(check) = case.check(LOSS_TCP_SYN, link) else {
+        return;
+    };
+    let scope = scope_of(check, link, case);
+    let name = direction(link, &scope);
+    let (n, bad) = (
+        check.observed.n.unwrap_or(0),
+        check.observed.bad.unwrap_or(0),
+    );
+    let mut evidence = vec![format!(
+        "{bad} of {n} connects of {name} needed a SYN retransmit"
+    )];
+    for path in [link.clone(), reverse(link)] {
+        if let Some(udp) = case.check(LOSS_UDP, &path) {
+            evidence.push(format!(
+                "datagrams of `{}` → `{}`: {} of {} lost",
+                path.source,
+                path.target,
+                udp.observed.bad.unwrap_or(0),
+                udp.observed.n.unwrap_or(0)
+            ));
+        }
+    }
+    let hint = format!(
+        "SYN rate limits, conntrack limits and accept queues towards `{}` (`nstat -az | grep -i listen` on the target node)",
+        link.target
+    );
+    let mut found = cause(
+        "loss.tcp_only",
+        link,
+        &scope,
+        format!("{bad} of {n} SYNs of {name} had to be sent again while datagrams pass"),
+        hint,
+    );
+    found.evidence = evidence;
+    found.rivals = vec![
+        rival(
+            "the target's accept queue overflows",
+            "its listen overflow counters",
+        ),
+        rival("loss that datagrams did not meet", "a longer run"),
+    ];
+    let link = link.clone();
+    case.name(found, |check| {
+        on(check, &link)
+            && (matches!(check.id.as_str(), LOSS_TCP_SYN | POD_TCP | POD_HTTP)
+                || is_latency_or_ndvi(check))
+    });
+}
+
+/// The scope that the check was confined to.
+pub(super) fn scope_of(check: &Check, link: &Link, case: &Case<'_, '_>) -> Scope {
+    let Some(node) = &check.node else {
+        return Scope::Everywhere;
+    };
+    if let Some((source, target)) = node.split_once(" → ") {
+        return Scope::Pair(source.to_owned(), target.to_owned());
+    }
+    let has = |cluster: &str| case.view.nodes(cluster).iter().any(|n| &n.name == node);
+    // Two clusters may use the same node names; the worse marginal tells the side.
+    let worst = check
+        .observed
+        .marginals
+        .iter()
+        .filter(|m| &m.node == node)
+        .max_by(|a, b| a.rate_lower.total_cmp(&b.rate_lower))
+        .map(|m| m.side);
+    match worst {
+        Some(side) => Scope::Node(side, node.clone()),
+        None if has(&link.target) => Scope::Node(Side::Target, node.clone()),
+        None => Scope::Node(Side::Source, node.clone()),
+    }
+}
+
+/// Three significant digits are enough for a sentence.
+fn round(share: f64) -> f64 {
+    if share == 0.0 {
+        return 0.0;
+    }
+    let scale = 10_f64.powi(2 - share.abs().log10().floor() as i32);
+    (share * scale).round() / scale
+}

@@ -1,0 +1,149 @@
+//! The NDVI service fails while its cluster is reachable: backend, translation, answers or speed.
+
+use mesh::observation::{Plane, ProbeKind};
+use mesh::{Link, Service, ServiceKind};
+
+use super::facts::Facts;
+use super::{Case, cause, on, rival};
+use crate::checks::{NDVI_ROUND_TRIP, NDVI_SUCCESS};
+use crate::tally::Scope;
+
+pub(super) fn find(case: &mut Case<'_, '_>) {
+    let services: Vec<Service> = case.view.mesh.services.clone();
+    for service in services
+        .iter()
+        .filter(|service| service.kind == ServiceKind::Ndvi)
+    {
+        let open: Vec<Link> = case
+            .view
+            .mesh
+            .links
+            .iter()
+            .filter(|link| link.target == service.cluster)
+            .filter(|link| case.open(NDVI_SUCCESS, link) || case.open(NDVI_ROUND_TRIP, link))
+            .cloned()
+            .collect();
+        let mut groups: Vec<(&'static str, Vec<Link>)> = Vec::new();
+        for link in open {
+            let kind = kind(case, &link);
+            match groups.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, links)) => links.push(link),
+                None => groups.push((kind, vec![link])),
+            }
+        }
+        for (kind, links) in groups {
+            name(case, service, kind, &links);
+        }
+    }
+}
+
+fn facts(case: &Case<'_, '_>, link: &Link) -> Facts {
+    Facts::of(
+        case.view,
+        link,
+        Plane::Pod,
+        ProbeKind::NdviTile,
+        &Scope::Everywhere,
+    )
+}
+
+fn kind(case: &Case<'_, '_>, link: &Link) -> &'static str {
+    let facts = facts(case, link);
+    if case.failed(NDVI_SUCCESS, link) {
+        if facts.mostly(facts.refused + facts.reset) {
+            "service.no_backend"
+        } else if facts.mostly(facts.foreign) {
+            "service.wrong_answer"
+        } else {
+            "service.unanswered"
+        }
+    } else {
+        "service.slow"
+    }
+}
+
+fn name(case: &mut Case<'_, '_>, service: &Service, kind: &'static str, links: &[Link]) {
+    let sources: Vec<String> = links
+        .iter()
+        .map(|link| format!("`{}`", link.source))
+        .collect();
+    let asked_by = sources.join(", ");
+    let (service_name, cluster) = (&service.name, &service.cluster);
+    let address = service
+        .addresses
+        .first()
+        .map_or_else(|| "?".to_owned(), |ip| format!("{ip}:{}", service.port));
+    let (summary, hint, rivals) = match kind {
+        "service.no_backend" => (
+            format!(
+                "service `{service_name}` in `{cluster}` refuses: no backend listens; its cluster is reachable from {asked_by}"
+            ),
+            format!(
+                "in `{cluster}`: are the pods behind `{service_name}` running and ready, and do its endpoints list them?"
+            ),
+            vec![rival(
+                "a reject rule for its port",
+                "drop and reject counters on the nodes of the cluster",
+            )],
+        ),
+        "service.wrong_answer" => (
+            format!("service `{service_name}` in `{cluster}` answers {asked_by} with wrong tiles"),
+            format!(
+                "in `{cluster}`: the version and the log of `{service_name}`; does {address} belong to it?"
+            ),
+            vec![rival(
+                "another service at its address",
+                "what answers there by hand",
+            )],
+        ),
+        "service.unanswered" => (
+            format!(
+                "service `{service_name}` in `{cluster}` does not answer {asked_by}, although pods of that cluster do"
+            ),
+            format!(
+                "the translation of {address} on the asking nodes (endpoints, `nft list ruleset`), and the service's own log"
+            ),
+            vec![
+                rival("its backends hang", "a request from inside its own cluster"),
+                rival(
+                    "a policy for its port",
+                    "drop counters on the nodes of the cluster",
+                ),
+            ],
+        ),
+        _ => (
+            format!(
+                "service `{service_name}` in `{cluster}` answers {asked_by} too late, although connects are fast"
+            ),
+            format!("load of the pods behind `{service_name}`: CPU, GPU queue, number of backends"),
+            vec![rival(
+                "throughput of the path",
+                "a transfer of the tile's size by hand",
+            )],
+        ),
+    };
+    let first = &links[0];
+    let mut found = cause(kind, first, &Scope::Everywhere, summary, hint);
+    // The fault sits at the service, whoever asks.
+    found.source_cluster = (links.len() == 1).then(|| first.source.clone());
+    found.rivals = rivals;
+    for link in links {
+        let facts = facts(case, link);
+        found.evidence.push(format!(
+            "tiles of `{}` → `{service_name}`: {} of {} failed ({} refused, {} timed out, {} reset, {} wrong)",
+            link.source, facts.failed, facts.n, facts.refused, facts.timeout, facts.reset, facts.foreign
+        ));
+        if let Some(check) = case.check(NDVI_ROUND_TRIP, link)
+            && let Some(p99) = check.observed.p99.as_ref().and_then(|q| q.seconds)
+        {
+            found
+                .evidence
+                .push(format!("p99 of the round trip {:.0} ms", p99 * 1e3));
+        }
+    }
+    let links = links.to_vec();
+    case.name(found, |check| {
+        matches!(check.id.as_str(), NDVI_SUCCESS | NDVI_ROUND_TRIP)
+            && links.iter().any(|link| on(check, link))
+    });
+}

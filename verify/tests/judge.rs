@@ -1,0 +1,577 @@
+//! Faults of a simulated mesh, and the verdict they must lead to.
+
+mod world;
+
+use mesh::{Link, Mesh};
+use verify::verdict::{PlaneName, Verdict};
+use verify::{JudgeError, Outcome, Policy, Status, judge};
+use world::{Fault, On, World, world};
+
+fn verdict(world: &World) -> Verdict {
+    judge(&world.mesh, &world.observe(), &Policy::default()).expect("a scope")
+}
+
+/// Links that are not READY as `source→target`, and path directions as `source⇢target`.
+fn not_ready(verdict: &Verdict) -> Vec<String> {
+    let mut out = Vec::new();
+    for row in &verdict.links {
+        let mark = |outcome: Outcome| {
+            if outcome == Outcome::NotReady {
+                ""
+            } else {
+                "?"
+            }
+        };
+        let (s, t) = (&row.source_cluster, &row.target_cluster);
+        if row.result != Outcome::Ready {
+            out.push(format!("{s}→{t}{}", mark(row.result)));
+        }
+        if row.path_result != Outcome::Ready {
+            out.push(format!("{s}⇢{t}{}", mark(row.path_result)));
+        }
+    }
+    out
+}
+
+/// id, direction, node of the first cause.
+fn top(verdict: &Verdict) -> String {
+    let Some(cause) = verdict.causes.first() else {
+        return "none".into();
+    };
+    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".into());
+    format!(
+        "{} {}→{} {}",
+        cause.id,
+        name(&cause.source_cluster),
+        name(&cause.target_cluster),
+        name(&cause.node)
+    )
+}
+
+#[track_caller]
+fn check(faults: Vec<Fault>, expected_top: &str, expected_not_ready: &[&str]) -> Verdict {
+    let world = world(faults.clone());
+    let verdict = verdict(&world);
+    let causes: Vec<_> = verdict
+        .causes
+        .iter()
+        .map(|c| (&c.id, &c.summary, &c.explains))
+        .collect();
+    assert_eq!(top(&verdict), expected_top, "{faults:?}\n{causes:#?}");
+    assert_eq!(
+        not_ready(&verdict),
+        expected_not_ready,
+        "{faults:?}\n{causes:#?}"
+    );
+    let expected = if expected_not_ready.iter().any(|l| !l.ends_with('?')) {
+        Outcome::NotReady
+    } else if expected_not_ready.is_empty() {
+        Outcome::Ready
+    } else {
+        Outcome::Undecided
+    };
+    assert_eq!(verdict.result, expected);
+    // Every failure is explained, and says what was seen, why, and what to do.
+    for check in verdict
+        .checks
+        .iter()
+        .filter(|check| check.status == Status::Fail)
+    {
+        assert!(check.cause.is_some() && check.hint.is_some(), "{check:?}");
+    }
+    for cause in &verdict.causes {
+        assert!(
+            !cause.evidence.is_empty() && !cause.hint.is_empty() && !cause.explains.is_empty(),
+            "{cause:?}"
+        );
+    }
+    verdict
+}
+
+#[test]
+fn healthy_meshes_are_ready() {
+    for seed in 0..20 {
+        let mut world = world(Vec::new());
+        world.seed = seed;
+        let verdict = verdict(&world);
+        assert_eq!(
+            verdict.result,
+            Outcome::Ready,
+            "seed {seed}: {:?}",
+            not_ready(&verdict)
+        );
+        assert!(verdict.causes.is_empty() && verdict.unreachable.is_empty());
+        let confidence = verdict
+            .confidence
+            .ready
+            .expect("READY states its confidence");
+        assert!((0.95..1.0).contains(&confidence), "{confidence}");
+        assert_eq!(verdict.links.len(), 6);
+        for row in &verdict.links {
+            assert!(
+                row.n == 960
+                    && row.connect_p99_seconds.is_some()
+                    && row.handshake_rtt_p50_seconds.is_some()
+                    && row.loss_upper.is_some()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_dead_path_direction_breaks_both_initiators_and_is_named() {
+    let verdict = check(
+        vec![Fault::Loss(On("a", "b"), 1.0)],
+        "path.blackhole a→b -",
+        &["a→b", "a⇢b", "b→a"],
+    );
+    assert_eq!(verdict.causes.len(), 1, "{:#?}", verdict.causes);
+    assert_eq!(verdict.causes[0].plane, None);
+    check(
+        vec![Fault::Loss(On("b", "a"), 1.0)],
+        "path.blackhole b→a -",
+        &["a→b", "b→a", "b⇢a"],
+    );
+}
+
+#[test]
+fn a_dead_direction_between_two_nodes_names_them() {
+    check(
+        vec![Fault::Loss(On("b/b2", "c"), 1.0)],
+        "path.blackhole b→c b2",
+        &["b→c", "b⇢c", "c→b"],
+    );
+    check(
+        vec![Fault::Loss(On("b/b2", "c/c1"), 1.0)],
+        "path.blackhole b→c b2 → c1",
+        &["b→c", "b⇢c", "c→b"],
+    );
+}
+
+#[test]
+fn a_broken_overlay_is_told_from_a_broken_fabric() {
+    let verdict = check(
+        vec![Fault::PodLoss(On("a", "c"), 1.0)],
+        "path.blackhole a→c -",
+        &["a→c", "a⇢c", "c→a"],
+    );
+    assert_eq!(verdict.causes[0].plane, Some(PlaneName::Pod));
+}
+
+#[test]
+fn loss_is_given_to_its_direction() {
+    for seed in 0..5 {
+        let mut world = world(vec![Fault::Loss(On("c", "b"), 0.05)]);
+        world.seed = seed;
+        let verdict = verdict(&world);
+        assert_eq!(top(&verdict), "path.loss c→b -", "seed {seed}");
+        assert_eq!(not_ready(&verdict), ["b→c", "c→b", "c⇢b"], "seed {seed}");
+    }
+}
+
+#[test]
+fn loss_of_one_node_does_not_hide_among_six() {
+    let mut world = world(vec![Fault::Loss(On("a/a3", "b"), 0.05)]);
+    world.mesh = world::mesh(&["a", "b"], 6);
+    world.tcp = 60;
+    world.few = 20;
+    world.tiles = 60;
+    let verdict = verdict(&world);
+    assert_eq!(top(&verdict), "path.loss a→b a3", "{:#?}", verdict.causes);
+}
+
+#[test]
+fn a_longer_path_is_named_with_its_direction() {
+    check(
+        vec![Fault::Delay(On("b", "a"), 0.050)],
+        "path.longer b→a -",
+        &["a→b", "b→a"],
+    );
+}
+
+#[test]
+fn queueing_is_not_a_longer_path() {
+    check(
+        vec![Fault::Late(On("a", "b"), 0.2, 0.1)],
+        "path.queueing a→b -",
+        &["a→b", "b→a"],
+    );
+}
+
+#[test]
+fn a_policy_hits_one_initiator_only() {
+    let verdict = check(
+        vec![Fault::Policy(On("b", "a"))],
+        "policy.pod_plane b→a -",
+        &["a⇢b?", "b→a", "b⇢a?"],
+    );
+    assert_eq!(verdict.causes[0].plane, Some(PlaneName::Pod));
+    check(
+        vec![Fault::Firewall(On("b", "c"))],
+        "filter.one_way b→c -",
+        &["b→c", "b⇢c?", "c⇢b?"],
+    );
+}
+
+#[test]
+fn refusals_and_impostors() {
+    check(
+        vec![Fault::Refuse(On("b", "c"))],
+        "target.refuses b→c -",
+        &["b→c"],
+    );
+    check(
+        vec![Fault::Impostor(On("b", "c"))],
+        "responder.other b→c -",
+        &["b→c"],
+    );
+}
+
+#[test]
+fn single_protocols() {
+    check(
+        vec![Fault::UdpLoss(On("b", "c"), 1.0)],
+        "filter.udp b→c -",
+        &["b→c", "b⇢c?", "c→b", "c⇢b?"],
+    );
+    check(
+        vec![Fault::NoHttp(On("b", "c"))],
+        "filter.http b→c -",
+        &["b→c"],
+    );
+}
+
+#[test]
+fn a_service_without_backend_is_not_a_network_fault() {
+    let verdict = check(
+        vec![Fault::NdviDown],
+        "service.no_backend -→a -",
+        &["b→a", "c→a"],
+    );
+    assert!(verdict.causes[0].summary.contains("`ndvi`"));
+    check(
+        vec![Fault::NdviSlow(3.0)],
+        "service.slow -→a -",
+        &["b→a", "c→a"],
+    );
+}
+
+#[test]
+fn a_dead_agent_is_unknown_never_a_network_verdict() {
+    let verdict = check(
+        vec![Fault::AgentDead("b", "b1")],
+        "agent.unreachable b→- b1",
+        &[
+            "a→b?", "a⇢b?", "b→a?", "b⇢a?", "b→c?", "b⇢c?", "c→b?", "c⇢b?",
+        ],
+    );
+    assert_eq!(verdict.unreachable.len(), 2);
+    assert!(verdict.unreachable[0].reason.contains("refused"));
+    for check in verdict
+        .checks
+        .iter()
+        .filter(|check| check.status == Status::Undecided)
+    {
+        assert!(check.cause.is_some(), "{check:?}");
+    }
+}
+
+#[test]
+fn a_proven_failure_outranks_a_missing_answer() {
+    let world = world(vec![
+        Fault::AgentDead("c", "c1"),
+        Fault::Loss(On("a", "b"), 1.0),
+    ]);
+    let verdict = verdict(&world);
+    assert_eq!(verdict.result, Outcome::NotReady);
+    assert_eq!(verdict.result.exit_code(), 1);
+    assert_eq!(top(&verdict), "path.blackhole a→b -");
+    assert!(
+        verdict
+            .causes
+            .iter()
+            .any(|cause| cause.id == "agent.unreachable")
+    );
+}
+
+#[test]
+fn without_kernel_witness_nothing_is_ready() {
+    let all = ["a→b?", "a→c?", "b→a?", "c→a?"];
+    let verdict = check(vec![Fault::NoWitness("a", "a1")], "none", &all);
+    let row = verdict
+        .checks
+        .iter()
+        .find(|c| c.id == "evidence.coverage" && c.status == Status::Undecided)
+        .expect("coverage");
+    assert!(
+        row.cause
+            .as_ref()
+            .is_some_and(|cause| cause.contains("not attached")),
+        "{row:?}"
+    );
+}
+
+#[test]
+fn lost_records_cost_coverage_not_the_network() {
+    let verdict = check(
+        vec![Fault::RecordsLost("a", "a1", 0.1)],
+        "none",
+        &["a→b?", "a→c?", "b→a?", "c→a?"],
+    );
+    assert!(
+        verdict
+            .checks
+            .iter()
+            .all(|check| check.status != Status::Fail)
+    );
+}
+
+#[test]
+fn doubled_timing_is_an_evidence_failure() {
+    let verdict = check(
+        vec![
+            Fault::DoubledTiming("b", "b1"),
+            Fault::DoubledTiming("b", "b2"),
+        ],
+        "evidence.contradiction b→a -",
+        &["b→a", "b→c"],
+    );
+    assert!(
+        verdict
+            .causes
+            .iter()
+            .all(|cause| cause.id == "evidence.contradiction")
+    );
+}
+
+#[test]
+fn starved_samples_decide_nothing_and_are_counted() {
+    let mut world = world(vec![Fault::Starved(0.2)]);
+    (world.tcp, world.few, world.tiles) = (320, 110, 220);
+    let verdict = verdict(&world);
+    assert_eq!(verdict.result, Outcome::Ready, "{:?}", not_ready(&verdict));
+    let connect = verdict
+        .checks
+        .iter()
+        .find(|check| check.id == "latency.connect")
+        .expect("check");
+    assert!(connect.observed.excluded_starved.is_some_and(|n| n > 100));
+    assert!(
+        connect
+            .observed
+            .p99
+            .as_ref()
+            .is_some_and(|q| q.seconds.is_some_and(|s| s < 0.1))
+    );
+
+    let verdict = check(
+        vec![Fault::Starved(1.0)],
+        "none",
+        &["a→b?", "a→c?", "b→a?", "b→c?", "c→a?", "c→b?"],
+    );
+    assert!(verdict.checks.iter().any(|c| {
+        c.id == "reach.pod_tcp"
+            && c.cause
+                .as_ref()
+                .is_some_and(|c| c.contains("never a pass") || c.contains("no usable"))
+    }));
+}
+
+#[test]
+fn no_observation_is_never_a_pass() {
+    let world = world(Vec::new());
+    let empty = judge(&world.mesh, &Default::default(), &Policy::default()).expect("a scope");
+    assert_eq!(empty.result, Outcome::Undecided);
+    let healthy = world.observe();
+    let mut silent = healthy.clone();
+    silent.runs.clear();
+    assert_eq!(
+        judge(&world.mesh, &silent, &Policy::default())
+            .expect("a scope")
+            .result,
+        Outcome::Undecided
+    );
+    // Any single family of evidence that goes missing makes READY impossible.
+    for kind in [
+        mesh::observation::ProbeKind::Tcp,
+        mesh::observation::ProbeKind::Udp,
+        mesh::observation::ProbeKind::Http,
+        mesh::observation::ProbeKind::NdviTile,
+    ] {
+        let mut partly = healthy.clone();
+        partly.runs.retain(|run| run.kind != kind);
+        assert_eq!(
+            judge(&world.mesh, &partly, &Policy::default())
+                .expect("a scope")
+                .result,
+            Outcome::Undecided,
+            "{kind:?}"
+        );
+    }
+    for report in 0..healthy.nodes.len() {
+        let mut partly = healthy.clone();
+        partly.nodes.remove(report);
+        assert_eq!(
+            judge(&world.mesh, &partly, &Policy::default())
+                .expect("a scope")
+                .result,
+            Outcome::Undecided
+        );
+    }
+    let mut unwitnessed = healthy;
+    unwitnessed.connections.clear();
+    assert_eq!(
+        judge(&world.mesh, &unwitnessed, &Policy::default())
+            .expect("a scope")
+            .result,
+        Outcome::Undecided
+    );
+}
+
+#[test]
+fn one_node_without_samples_makes_its_links_undecided() {
+    let world = world(Vec::new());
+    let mut partly = world.observe();
+    partly.runs.retain(|run| run.source.node != "a2");
+    let verdict = judge(&world.mesh, &partly, &Policy::default()).expect("a scope");
+    let row = verdict
+        .checks
+        .iter()
+        .find(|c| c.id == "reach.pod_tcp" && c.status == Status::Undecided)
+        .expect("undecided");
+    assert!(
+        row.cause
+            .as_ref()
+            .is_some_and(|cause| cause.contains("`a2`")),
+        "{row:?}"
+    );
+    assert!(
+        verdict
+            .links
+            .iter()
+            .filter(|l| l.source_cluster == "b" && l.target_cluster == "c")
+            .all(|l| l.result == Outcome::Ready)
+    );
+}
+
+#[test]
+fn too_few_samples_say_how_many_more() {
+    let mut world = world(Vec::new());
+    world.tcp = 40;
+    let verdict = verdict(&world);
+    assert_eq!(verdict.result, Outcome::Undecided);
+    let row = verdict
+        .checks
+        .iter()
+        .find(|c| c.id == "reach.pod_tcp")
+        .expect("check");
+    // 80 clean probes a node; 299 prove 1 %.
+    assert_eq!(row.more_samples_needed, Some(219));
+}
+
+#[test]
+fn double_faults_keep_their_own_names() {
+    let world = world(vec![
+        Fault::Loss(On("a", "b"), 1.0),
+        Fault::Policy(On("c", "b")),
+    ]);
+    let verdict = verdict(&world);
+    let mut ids: Vec<_> = verdict
+        .causes
+        .iter()
+        .map(|c| (c.id.as_str(), c.source_cluster.as_deref()))
+        .collect();
+    ids.sort_unstable();
+    assert_eq!(
+        ids,
+        [
+            ("path.blackhole", Some("a")),
+            ("policy.pod_plane", Some("c"))
+        ]
+    );
+}
+
+#[test]
+fn empty_scope_and_impossible_objectives_are_errors() {
+    let refuse = |edit: fn(&mut Mesh)| {
+        let mut world = world(Vec::new());
+        edit(&mut world.mesh);
+        judge(&world.mesh, &Default::default(), &Policy::default()).expect_err("refused")
+    };
+    assert_eq!(refuse(|m| m.links.clear()), JudgeError::EmptyScope);
+    assert!(matches!(
+        refuse(|m| m.clusters[1].nodes.clear()),
+        JudgeError::EmptyLink { .. }
+    ));
+    assert!(matches!(
+        refuse(|m| m.links = vec![Link {
+            source: "a".into(),
+            target: "nowhere".into()
+        }]),
+        JudgeError::EmptyLink { .. }
+    ));
+    assert!(matches!(
+        refuse(|m| m.objectives.loss = 0.0),
+        JudgeError::Unprovable { .. }
+    ));
+    assert!(matches!(
+        refuse(|m| m.objectives.connect_success = 0.9999),
+        JudgeError::Unprovable { .. }
+    ));
+    assert!(matches!(
+        refuse(|m| m.objectives.ndvi_success = f64::NAN),
+        JudgeError::Unprovable { .. }
+    ));
+    assert_eq!(
+        refuse(|m| m.objectives.confidence = 1.0),
+        JudgeError::Confidence(1.0)
+    );
+    let world = world(Vec::new());
+    let only = Policy {
+        only: vec!["reach.nothing".into()],
+    };
+    assert!(matches!(
+        judge(&world.mesh, &Default::default(), &only),
+        Err(JudgeError::UnknownCheck(_))
+    ));
+}
+
+#[test]
+fn only_selects_checks_but_keeps_the_evidence() {
+    let world = world(Vec::new());
+    let only = Policy {
+        only: vec!["loss.*".into()],
+    };
+    let verdict = judge(&world.mesh, &world.observe(), &only).expect("a scope");
+    assert!(
+        verdict
+            .checks
+            .iter()
+            .all(|c| c.category == "loss" || c.category == "evidence")
+    );
+    assert_eq!(verdict.result, Outcome::Ready);
+}
+
+#[test]
+fn bytes_by_client_are_information() {
+    let verdict = verdict(&world(Vec::new()));
+    let row = verdict
+        .checks
+        .iter()
+        .find(|c| c.id == "ndvi.bytes_per_client")
+        .expect("row");
+    assert_eq!(row.status, Status::Info);
+    assert_eq!(row.observed.clients["drones"].received_bytes, 100_000);
+}
+
+#[test]
+fn a_single_cluster_is_judged_by_itself() {
+    let mut world = world(Vec::new());
+    world.mesh = world::mesh(&["a"], 3);
+    world.mesh.services.clear();
+    world.tcp = 320;
+    world.few = 60;
+    assert_eq!(verdict(&world).result, Outcome::Ready);
+    world.faults = vec![Fault::Loss(On("a/a1", "a"), 1.0)];
+    assert_eq!(verdict(&world).result, Outcome::NotReady);
+}
