@@ -8,10 +8,15 @@ pub enum LabError {
     #[error("the lab needs root: it makes network namespaces and cgroups")]
     NotRoot,
     #[error("tool `{tool}` is not installed")]
-    ToolMissing { tool: &'static str, package: &'static str },
+    ToolMissing {
+        tool: &'static str,
+        package: &'static str,
+    },
     #[error("no cgroup v2 hierarchy is mounted")]
     NoCgroup2,
-    #[error("`{0}` is not a lab name: 1 to 20 of a-z, 0-9 and `-`, beginning and ending with a letter or digit")]
+    #[error(
+        "`{0}` is not a lab name: 1 to 20 of a-z, 0-9 and `-`, beginning and ending with a letter or digit"
+    )]
     BadName(String),
     #[error("lab `{0}` is already up")]
     AlreadyUp(String),
@@ -20,7 +25,12 @@ pub enum LabError {
     #[error("there is no lab `{0}`")]
     NoSuchLab(String),
     #[error("there is no {kind} `{name}` in lab `{lab}`; there are: {known}")]
-    NoSuchThing { kind: &'static str, name: String, lab: String, known: String },
+    NoSuchThing {
+        kind: &'static str,
+        name: String,
+        lab: String,
+        known: String,
+    },
     #[error("mesh cannot be built as a lab: {0}")]
     Mesh(String),
     #[error("invalid fault: {0}")]
@@ -36,7 +46,11 @@ pub enum LabError {
     #[error("bpffs path `{0}` is not a mounted bpffs")]
     NoBpffs(String),
     #[error("lab `{lab}` was not ready after {seconds:.0} s: {last}")]
-    NotReady { lab: String, seconds: f64, last: String },
+    NotReady {
+        lab: String,
+        seconds: f64,
+        last: String,
+    },
     #[error("state of lab `{lab}` cannot be read: {message}")]
     State { lab: String, message: String },
     #[error("line: {0}")]
@@ -91,6 +105,9 @@ pub(crate) trait During<T> {
 
 impl<T, E: Into<io::Error>> During<T> for std::result::Result<T, E> {
     fn during(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|e| LabError::Io { what: what(), source: e.into() })
+        self.map_err(|e| LabError::Io {
+            what: what(),
+            source: e.into(),
+        })
     }
 }

@@ -1,6 +1,9 @@
 //! System calls of the lab: entering namespaces and starting processes inside them. The only
 //! unsafe code of this crate.
-#![allow(unsafe_code, reason = "a child must change namespace, cgroup and privilege between fork and exec")]
+#![allow(
+    unsafe_code,
+    reason = "a child must change namespace, cgroup and privilege between fork and exec"
+)]
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -72,8 +75,20 @@ impl Place {
 fn bind_resolv_conf(file: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let nothing = None::<&str>;
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
-    mount(Some(file), "/etc/resolv.conf", nothing, MsFlags::MS_BIND, nothing)?;
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        nothing,
+    )?;
+    mount(
+        Some(file),
+        "/etc/resolv.conf",
+        nothing,
+        MsFlags::MS_BIND,
+        nothing,
+    )?;
     Ok(())
 }
 
@@ -110,6 +125,8 @@ pub fn in_netns<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> io::R
             setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
             Ok(work())
         });
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        worker
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -11,8 +11,9 @@ pub(super) fn host(net: IpNet, index: u128) -> Option<IpAddr> {
         IpNet::V4(net) => {
             let size = 1u128 << (32 - net.prefix_len());
             let last = if size > 2 { size - 1 } else { size };
-            (index < last)
-                .then(|| IpAddr::V4((u32::from(net.network()) + u32::try_from(index).unwrap_or(0)).into()))
+            (index < last).then(|| {
+                IpAddr::V4((u32::from(net.network()) + u32::try_from(index).unwrap_or(0)).into())
+            })
         }
         IpNet::V6(net) => {
             let bits = 128 - u32::from(net.prefix_len());
@@ -32,7 +33,9 @@ pub(super) fn part(net: IpNet, index: usize, parts: usize) -> Option<IpNet> {
     match net {
         IpNet::V4(net) if length <= 28 => {
             let base = u128::from(u32::from(net.network())) + (step << (32 - length));
-            Some(IpNet::V4(Ipv4Net::new(u32::try_from(base).ok()?.into(), length).ok()?))
+            Some(IpNet::V4(
+                Ipv4Net::new(u32::try_from(base).ok()?.into(), length).ok()?,
+            ))
         }
         IpNet::V6(net) if length <= 124 => {
             let base = u128::from(net.network()) + (step << (128 - length));
@@ -83,7 +86,11 @@ mod tests {
         ];
         for (prefix, index, parts, expected) in cases {
             let expected = expected.map(net);
-            assert_eq!(part(net(prefix), index, parts), expected, "{prefix} {index}/{parts}");
+            assert_eq!(
+                part(net(prefix), index, parts),
+                expected,
+                "{prefix} {index}/{parts}"
+            );
         }
     }
 }

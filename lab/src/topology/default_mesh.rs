@@ -17,9 +17,33 @@ struct Site {
 }
 
 const SITES: [Site; 3] = [
-    Site { name: "talos-east", network: 15, pods: 244, services: 96, control_plane: "cp-e", worker: "wrk-e", two_digits: false },
-    Site { name: "talos-west", network: 20, pods: 245, services: 112, control_plane: "cp-w", worker: "wrk-w", two_digits: false },
-    Site { name: "picluster", network: 10, pods: 246, services: 128, control_plane: "pi-master", worker: "pi-worker", two_digits: true },
+    Site {
+        name: "talos-east",
+        network: 15,
+        pods: 244,
+        services: 96,
+        control_plane: "cp-e",
+        worker: "wrk-e",
+        two_digits: false,
+    },
+    Site {
+        name: "talos-west",
+        network: 20,
+        pods: 245,
+        services: 112,
+        control_plane: "cp-w",
+        worker: "wrk-w",
+        two_digits: false,
+    },
+    Site {
+        name: "picluster",
+        network: 10,
+        pods: 246,
+        services: 128,
+        control_plane: "pi-master",
+        worker: "pi-worker",
+        two_digits: true,
+    },
 ];
 
 /// The first `clusters` (1–3) of the organisation's clusters with `nodes` nodes in all, spread
@@ -29,15 +53,26 @@ const SITES: [Site; 3] = [
 /// What is wrong with the numbers.
 pub fn default_mesh(clusters: usize, nodes: usize) -> Result<Mesh, String> {
     if !(1..=SITES.len()).contains(&clusters) {
-        return Err(format!("the default mesh has 1 to {} clusters, not {clusters}", SITES.len()));
+        return Err(format!(
+            "the default mesh has 1 to {} clusters, not {clusters}",
+            SITES.len()
+        ));
     }
     if nodes < clusters || nodes > 60 {
-        return Err(format!("{clusters} clusters need {clusters} to 60 nodes, not {nodes}"));
+        return Err(format!(
+            "{clusters} clusters need {clusters} to 60 nodes, not {nodes}"
+        ));
     }
     let clusters: Vec<_> = SITES[..clusters]
         .iter()
         .enumerate()
-        .map(|(i, site)| cluster(site, i, nodes / clusters + usize::from(i < nodes % clusters)))
+        .map(|(i, site)| {
+            cluster(
+                site,
+                i,
+                nodes / clusters + usize::from(i < nodes % clusters),
+            )
+        })
         .collect();
     let links = all_links(&clusters);
     Ok(Mesh {
@@ -64,15 +99,32 @@ const ULA: &str = "fd41:6b38";
 
 fn cluster(site: &Site, index: usize, nodes: usize) -> Cluster {
     let name = |number: usize| {
-        let (role, number) = if number == 0 { (site.control_plane, 1) } else { (site.worker, number) };
-        if site.two_digits { format!("{role}-{number:02}") } else { format!("{role}-{number}") }
+        let (role, number) = if number == 0 {
+            (site.control_plane, 1)
+        } else {
+            (site.worker, number)
+        };
+        if site.two_digits {
+            format!("{role}-{number:02}")
+        } else {
+            format!("{role}-{number}")
+        }
     };
     Cluster {
         name: site.name.into(),
         id: u16::try_from(index + 1).unwrap_or(u16::MAX),
-        node_networks: vec![v4(192, 168, site.network, 0, 24), v6(&format!("{ULA}:0:{}::/64", site.network))],
-        pod_cidrs: vec![v4(10, site.pods, 0, 0, 16), v6(&format!("{ULA}:{}::/48", site.pods))],
-        service_cidrs: vec![v4(10, site.services, 0, 0, 12), v6(&format!("{ULA}:0:f{}::/112", site.services))],
+        node_networks: vec![
+            v4(192, 168, site.network, 0, 24),
+            v6(&format!("{ULA}:0:{}::/64", site.network)),
+        ],
+        pod_cidrs: vec![
+            v4(10, site.pods, 0, 0, 16),
+            v6(&format!("{ULA}:{}::/48", site.pods)),
+        ],
+        service_cidrs: vec![
+            v4(10, site.services, 0, 0, 12),
+            v6(&format!("{ULA}:0:f{}::/112", site.services)),
+        ],
         nodes: (0..nodes)
             .map(|n| Node {
                 name: name(n),
@@ -88,13 +140,21 @@ fn cluster(site: &Site, index: usize, nodes: usize) -> Cluster {
 
 fn all_links(clusters: &[Cluster]) -> Vec<Link> {
     let names: Vec<_> = clusters.iter().map(|c| &c.name).collect();
-    let link = |source: &String, target: &String| Link { source: source.clone(), target: target.clone() };
+    let link = |source: &String, target: &String| Link {
+        source: source.clone(),
+        target: target.clone(),
+    };
     if let [only] = names[..] {
         return vec![link(only, only)];
     }
     names
         .iter()
-        .flat_map(|s| names.iter().filter(move |t| t != &s).map(move |t| link(s, t)))
+        .flat_map(|s| {
+            names
+                .iter()
+                .filter(move |t| t != &s)
+                .map(move |t| link(s, t))
+        })
         .collect()
 }
 

@@ -156,15 +156,20 @@ impl From<Kind> for ServiceKind {
 
 impl Topology {
     pub fn nodes(&self) -> impl Iterator<Item = (&ClusterNet, &NodeNet)> {
-        self.clusters.iter().flat_map(|c| c.nodes.iter().map(move |n| (c, n)))
+        self.clusters
+            .iter()
+            .flat_map(|c| c.nodes.iter().map(move |n| (c, n)))
     }
 
     pub fn pods(&self) -> impl Iterator<Item = (&ClusterNet, &NodeNet, &Pod)> {
-        self.nodes().flat_map(|(c, n)| n.pods.iter().map(move |p| (c, n, p)))
+        self.nodes()
+            .flat_map(|(c, n)| n.pods.iter().map(move |p| (c, n, p)))
     }
 
     pub fn hosts(&self) -> impl Iterator<Item = (&ClientNet, &ClientHost)> {
-        self.clients.iter().flat_map(|c| c.hosts.iter().map(move |h| (c, h)))
+        self.clients
+            .iter()
+            .flat_map(|c| c.hosts.iter().map(move |h| (c, h)))
     }
 
     /// Names of all namespaces, fabric first.
@@ -183,7 +188,10 @@ impl Topology {
     /// A node by key, by `cluster/name`, or by a name that is unique in the lab (then the key).
     pub fn node(&self, name: &str) -> Option<(&ClusterNet, &NodeNet)> {
         self.nodes().find(|(c, n)| {
-            n.key == name || name.split_once('/').is_some_and(|(cluster, node)| c.name == cluster && n.name == node)
+            n.key == name
+                || name
+                    .split_once('/')
+                    .is_some_and(|(cluster, node)| c.name == cluster && n.name == node)
         })
     }
 }

@@ -9,7 +9,10 @@ fn topology(clusters: usize, nodes: usize) -> Topology {
 #[test]
 fn the_default_lab_is_the_organisation_in_small() {
     let lab = topology(3, 6);
-    let nodes: Vec<_> = lab.nodes().map(|(c, n)| (c.name.as_str(), n.name.as_str(), n.underlay().to_string())).collect();
+    let nodes: Vec<_> = lab
+        .nodes()
+        .map(|(c, n)| (c.name.as_str(), n.name.as_str(), n.underlay().to_string()))
+        .collect();
     let expected = [
         ("talos-east", "cp-e-1", "192.168.15.20"),
         ("talos-east", "wrk-e-1", "192.168.15.21"),
@@ -19,11 +22,22 @@ fn the_default_lab_is_the_organisation_in_small() {
         ("picluster", "pi-worker-01", "192.168.10.21"),
     ];
     assert_eq!(nodes, expected.map(|(c, n, a)| (c, n, a.to_string())));
-    assert_eq!(lab.pod("agent-wrk-w-1").unwrap().2.addresses[0].to_string(), "10.245.1.10");
+    assert_eq!(
+        lab.pod("agent-wrk-w-1").unwrap().2.addresses[0].to_string(),
+        "10.245.1.10"
+    );
     let ndvi = &lab.services[0];
-    assert_eq!((ndvi.cluster.as_str(), ndvi.backend.as_str(), ndvi.port), ("talos-east", "ndvi-wrk-e-1", 8080));
+    assert_eq!(
+        (ndvi.cluster.as_str(), ndvi.backend.as_str(), ndvi.port),
+        ("talos-east", "ndvi-wrk-e-1", 8080)
+    );
     assert_eq!(ndvi.addresses[0].to_string(), "10.96.0.80");
-    assert_eq!(lab.hosts().map(|(_, h)| h.name.as_str()).collect::<Vec<_>>(), ["drone-1", "drone-2"]);
+    assert_eq!(
+        lab.hosts()
+            .map(|(_, h)| h.name.as_str())
+            .collect::<Vec<_>>(),
+        ["drone-1", "drone-2"]
+    );
 }
 
 #[test]
@@ -32,13 +46,22 @@ fn every_address_is_used_once_and_lies_in_its_network() {
     let mut seen = std::collections::BTreeSet::new();
     for (cluster, node) in lab.nodes() {
         for address in &node.addresses {
-            assert!(cluster.node_networks.contains(&address.trunc()), "{address}");
+            assert!(
+                cluster.node_networks.contains(&address.trunc()),
+                "{address}"
+            );
             assert!(seen.insert(address.addr()), "{address} twice");
         }
         for pod in &node.pods {
             for address in &pod.addresses {
-                assert!(cluster.pod_cidrs.iter().any(|c| c.contains(address)), "{address}");
-                assert!(node.pod_networks.iter().any(|n| n.contains(address)), "{address}");
+                assert!(
+                    cluster.pod_cidrs.iter().any(|c| c.contains(address)),
+                    "{address}"
+                );
+                assert!(
+                    node.pod_networks.iter().any(|n| n.contains(address)),
+                    "{address}"
+                );
                 assert!(seen.insert(*address), "{address} twice");
             }
         }
@@ -51,8 +74,15 @@ fn every_address_is_used_once_and_lies_in_its_network() {
 #[test]
 fn interface_names_fit_the_kernel() {
     let lab = topology(3, 60);
-    let ports = lab.nodes().map(|(_, n)| &n.port).chain(lab.pods().map(|(_, _, p)| &p.port));
-    assert!(ports.chain(lab.hosts().map(|(_, h)| &h.port)).all(|p| p.len() <= 15));
+    let ports = lab
+        .nodes()
+        .map(|(_, n)| &n.port)
+        .chain(lab.pods().map(|(_, _, p)| &p.port));
+    assert!(
+        ports
+            .chain(lab.hosts().map(|(_, h)| &h.port))
+            .all(|p| p.len() <= 15)
+    );
 }
 
 #[test]
@@ -63,24 +93,45 @@ fn equal_node_names_in_two_clusters_are_told_apart() {
     let lab = plan("t", &mesh).unwrap();
     let keys: Vec<_> = lab.nodes().map(|(_, n)| n.key.as_str()).collect();
     assert_eq!(keys, ["talos-east.node-1", "talos-west.node-1"]);
-    assert_eq!(lab.node("talos-west/node-1").unwrap().1.key, "talos-west.node-1");
+    assert_eq!(
+        lab.node("talos-west/node-1").unwrap().1.key,
+        "talos-west.node-1"
+    );
 }
 
 #[test]
 fn what_cannot_be_built_is_said_with_its_name() {
     type Change = fn(&mut mesh::Mesh);
     let cases: [(Change, &str); 6] = [
-        (|m| m.clusters[0].nodes[0].addresses = vec!["172.16.0.1".parse().unwrap()], "address `172.16.0.1` of node `cp-e-1`"),
-        (|m| m.clusters[1].node_networks = m.clusters[0].node_networks.clone(), "overlap"),
-        (|m| m.clusters[1].pod_cidrs = vec!["10.9.0.0/29".parse().unwrap()], "pod CIDR `10.9.0.0/29`"),
-        (|m| m.clients[0].prefixes = vec!["203.0.113.7/32".parse().unwrap()], "external client `drones`"),
-        (|m| m.services[0].cluster = "nowhere".into(), "cluster `nowhere`"),
+        (
+            |m| m.clusters[0].nodes[0].addresses = vec!["172.16.0.1".parse().unwrap()],
+            "address `172.16.0.1` of node `cp-e-1`",
+        ),
+        (
+            |m| m.clusters[1].node_networks = m.clusters[0].node_networks.clone(),
+            "overlap",
+        ),
+        (
+            |m| m.clusters[1].pod_cidrs = vec!["10.9.0.0/29".parse().unwrap()],
+            "pod CIDR `10.9.0.0/29`",
+        ),
+        (
+            |m| m.clients[0].prefixes = vec!["203.0.113.7/32".parse().unwrap()],
+            "external client `drones`",
+        ),
+        (
+            |m| m.services[0].cluster = "nowhere".into(),
+            "cluster `nowhere`",
+        ),
         (|m| m.clusters[0].node_networks.clear(), "no node network"),
     ];
     for (change, expected) in cases {
         let mut mesh = default_mesh(2, 2).unwrap();
         change(&mut mesh);
         let message = plan("t", &mesh).unwrap_err();
-        assert!(message.contains(expected), "`{message}` should contain `{expected}`");
+        assert!(
+            message.contains(expected),
+            "`{message}` should contain `{expected}`"
+        );
     }
 }

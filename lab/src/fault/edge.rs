@@ -1,0 +1,207 @@
+//! Faults at the edges: processes that are killed or starved, and a policy that drops.
+
+use nix::sys::signal::Signal;
+
+use super::{Fault, FaultKind, PLANES};
+use crate::cgroup;
+use crate::error::{LabError, Result};
+use crate::net::nft_in;
+use crate::paths::RunDir;
+use crate::process::ProcessSpec;
+use crate::state::State;
+use crate::topology::{NodeNet, PodRole, Topology};
+use crate::workload::agent_name;
+
+/// A starved agent is let go after this long, whatever happens to the lab.
+const STARVE_SECONDS: u32 = 600;
+
+pub(super) fn set(run: &RunDir, state: &mut State, fault: &Fault) -> Result<()> {
+    match &fault.kind {
+        FaultKind::PolicyDeny { source, target } => {
+            for node in targets(&state.topology, target) {
+                nft_in(
+                    &node.netns,
+                    &deny_rules(&state.topology, fault, source, node),
+                )?;
+            }
+            Ok(())
+        }
+        FaultKind::Starve { node, share } => starve(run, state, fault, node, *share),
+        _ => victims(state, fault)
+            .iter()
+            .try_for_each(|name| match state.process(name) {
+                Some(process) => process.end(),
+                None => Err(LabError::Fault(format!(
+                    "process `{name}` does not belong to this lab"
+                ))),
+            }),
+    }
+}
+
+pub(super) fn clear(state: &mut State, fault: &Fault) -> Result<()> {
+    match &fault.kind {
+        FaultKind::PolicyDeny { target, .. } => targets(&state.topology, target)
+            .iter()
+            .try_for_each(|node| {
+                // Adding first makes the deletion hold for a table that never came to be.
+                let table = table_name(fault);
+                nft_in(
+                    &node.netns,
+                    &format!("add table inet {table}\ndelete table inet {table}\n"),
+                )
+            }),
+        FaultKind::Starve { .. } => {
+            let helper = starve_name(fault);
+            if let Some(position) = state.processes.iter().position(|p| p.spec.name == helper) {
+                state.processes.remove(position).end()?;
+            }
+            let names = victims(state, fault);
+            names
+                .iter()
+                .filter_map(|name| state.process(name))
+                .try_for_each(|p| p.signal(Signal::SIGCONT))
+        }
+        _ => {
+            let names = victims(state, fault);
+            for process in state
+                .processes
+                .iter_mut()
+                .filter(|p| names.contains(&p.spec.name))
+            {
+                // Another fault may hold the same process down; the last one to be cleared starts it.
+                let held = state
+                    .faults
+                    .iter()
+                    .any(|f| f.id != fault.id && kills(&state.topology, f, &process.spec.name));
+                if !process.alive() && !held {
+                    *process = process.spec.start()?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn kills(topology: &Topology, fault: &Fault, name: &str) -> bool {
+    !matches!(fault.kind, FaultKind::Starve { .. })
+        && named(topology, fault).iter().any(|n| n == name)
+}
+
+fn victims(state: &State, fault: &Fault) -> Vec<String> {
+    named(&state.topology, fault)
+}
+
+/// Names of the processes that a fault is about.
+fn named(topology: &Topology, fault: &Fault) -> Vec<String> {
+    match &fault.kind {
+        FaultKind::BackendDown { service } => topology
+            .services
+            .iter()
+            .filter(|s| s.name == *service)
+            .map(|s| s.backend.clone())
+            .collect(),
+        FaultKind::AgentKilled { node } | FaultKind::Starve { node, .. } => {
+            let key = topology.node(node).map(|(_, n)| n.key.as_str());
+            key.map(|key| PLANES.map(|plane| agent_name(key, plane)).into())
+                .unwrap_or_default()
+        }
+        FaultKind::DnsDown { cluster } => topology
+            .clusters
+            .iter()
+            .filter(|c| c.name == *cluster)
+            .map(|c| c.dns_pod.clone())
+            .collect(),
+        FaultKind::Path { .. } | FaultKind::PolicyDeny { .. } => Vec::new(),
+    }
+}
+
+fn targets<'a>(
+    topology: &'a Topology,
+    target: &crate::line::fault::EndpointRef,
+) -> Vec<&'a NodeNet> {
+    topology
+        .nodes()
+        .filter(|(cluster, node)| {
+            target.cluster.as_ref() == Some(&cluster.name)
+                && target.node.as_ref().is_none_or(|n| *n == node.name)
+        })
+        .map(|(_, node)| node)
+        .collect()
+}
+
+fn table_name(fault: &Fault) -> String {
+    format!("fault_{}", fault.id)
+}
+
+/// Drops what pods of `source` send to the agent's pod on `node`; the node itself, other pods and
+/// the way back are not touched.
+fn deny_rules(topology: &Topology, fault: &Fault, source: &str, node: &NodeNet) -> String {
+    let mut rules = String::new();
+    let agent = node
+        .pod(PodRole::Agent)
+        .map(|p| p.addresses.as_slice())
+        .unwrap_or_default();
+    for cidr in topology
+        .clusters
+        .iter()
+        .filter(|c| c.name == source)
+        .flat_map(|c| &c.pod_cidrs)
+    {
+        let family = if cidr.addr().is_ipv6() { "ip6" } else { "ip" };
+        for address in agent
+            .iter()
+            .filter(|a| a.is_ipv6() == cidr.addr().is_ipv6())
+        {
+            rules += &format!(
+                "  {family} saddr {cidr} {family} daddr {address} ct direction original counter drop\n"
+            );
+        }
+    }
+    format!(
+        "table inet {} {{\n chain forward {{\n  type filter hook forward priority 0;\n{rules} }}\n}}\n",
+        table_name(fault)
+    )
+}
+
+fn starve_name(fault: &Fault) -> String {
+    format!("starve-{}", fault.id)
+}
+
+fn starve(run: &RunDir, state: &mut State, fault: &Fault, node: &str, share: f64) -> Result<()> {
+    let mut args: Vec<String> = [
+        "lab-role",
+        "starve",
+        "--share",
+        &share.to_string(),
+        "--seconds",
+        &STARVE_SECONDS.to_string(),
+    ]
+    .map(str::to_owned)
+    .into();
+    for name in victims(state, fault) {
+        let Some(process) = state.process(&name).filter(|p| p.alive()) else {
+            return Err(LabError::Fault(format!(
+                "`{name}` on `{node}` does not run"
+            )));
+        };
+        args.extend([
+            "--process".to_owned(),
+            format!("{}:{}", process.pid, process.started),
+        ]);
+    }
+    let Some(line) = state.process(crate::state::LINE) else {
+        return Err(LabError::Fault("the lab has no line".into()));
+    };
+    let name = starve_name(fault);
+    let spec = ProcessSpec {
+        program: line.spec.program.clone(),
+        args,
+        netns: None,
+        cgroup: cgroup::lab_dir(run.lab())?.join(cgroup::OUTSIDE),
+        unprivileged: false,
+        log: run.logs().join(format!("{name}.log")),
+        name,
+    };
+    state.processes.push(spec.start()?);
+    Ok(())
+}

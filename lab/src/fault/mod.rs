@@ -1,0 +1,277 @@
+//! Faults of a lab: those of paths, which the line makes, and those of edges, made here.
+
+mod edge;
+mod line;
+
+use std::fmt;
+
+use mesh::observation::Plane;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LabError, Result};
+use crate::line::fault::{EndpointRef, Rule};
+use crate::paths::RunDir;
+use crate::state::{Lock, Phase, State};
+use crate::topology::Topology;
+use crate::up::check_machine;
+
+pub(crate) use line::stats;
+
+/// A fault that is active, with the number by which it is cleared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    pub id: String,
+    #[serde(flatten)]
+    pub kind: FaultKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "kebab-case")]
+pub enum FaultKind {
+    /// On the path from `source` to `target`, one direction.
+    Path {
+        source: EndpointRef,
+        target: EndpointRef,
+        rule: Rule,
+    },
+    /// A network policy that drops pod traffic of `source` on its way to agents in `target`.
+    PolicyDeny { source: String, target: EndpointRef },
+    /// The service's backend is killed.
+    BackendDown { service: String },
+    /// Both agents of a node are killed.
+    AgentKilled { node: String },
+    /// The cluster's DNS server is killed.
+    DnsDown { cluster: String },
+    /// A node's agents get the processor only for `share` of the time, for at most ten minutes.
+    Starve { node: String, share: f64 },
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path {
+                source,
+                target,
+                rule,
+            } => write!(f, "{rule} on the path {source} -> {target}"),
+            Self::PolicyDeny { source, target } => {
+                write!(f, "policy-deny of pods of {source} in {target}")
+            }
+            Self::BackendDown { service } => write!(f, "backend-down of {service}"),
+            Self::AgentKilled { node } => write!(f, "agent-killed on {node}"),
+            Self::DnsDown { cluster } => write!(f, "dns-down in {cluster}"),
+            Self::Starve { node, share } => {
+                write!(f, "starve agents on {node} to {:.0} %", share * 100.0)
+            }
+        }
+    }
+}
+
+/// Which faults to clear.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Clear {
+    All,
+    One(String),
+}
+
+/// Makes a fault in a running lab.
+///
+/// # Errors
+/// If the lab does not run, or the fault names something that it does not have.
+pub fn set(lab: &str, kind: FaultKind) -> Result<Fault> {
+    let (run, _lock, mut state) = open(lab)?;
+    check(&state, &kind)?;
+    let fault = Fault {
+        id: format!("f{}", state.next_fault),
+        kind,
+    };
+    state.next_fault += 1;
+    // Written before it is made: a fault that is only half made can then still be cleared.
+    state.faults.push(fault.clone());
+    state.write(&run)?;
+    let made = match &fault.kind {
+        FaultKind::Path { .. } => line::set(&run, &fault),
+        _ => edge::set(&run, &mut state, &fault),
+    };
+    if let Err(error) = made {
+        state.faults.pop();
+        state.write(&run)?;
+        return Err(error);
+    }
+    state.write(&run)?;
+    Ok(fault)
+}
+
+/// Clears faults and returns them.
+///
+/// # Errors
+/// If there is no such fault, or what it took away cannot be restored.
+pub fn clear(lab: &str, which: &Clear) -> Result<Vec<Fault>> {
+    let (run, _lock, mut state) = open(lab)?;
+    let chosen: Vec<Fault> = match which {
+        Clear::All => state.faults.clone(),
+        Clear::One(id) => state
+            .faults
+            .iter()
+            .filter(|f| f.id == *id)
+            .cloned()
+            .collect(),
+    };
+    if let (Clear::One(id), true) = (which, chosen.is_empty()) {
+        let known: Vec<_> = state.faults.iter().map(|f| f.id.clone()).collect();
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
+        return Err(LabError::NoSuchThing {
+            kind: "fault",
+            name: id.clone(),
+            lab: lab.into(),
+            known,
+        });
+    }
+    for fault in &chosen {
+        match &fault.kind {
+            FaultKind::Path { .. } => line::clear(&run, fault)?,
+            _ => edge::clear(&mut state, fault)?,
+        }
+        state.faults.retain(|f| f.id != fault.id);
+        state.write(&run)?;
+    }
+    Ok(chosen)
+}
+
+/// The active faults.
+///
+/// # Errors
+/// If there is no such lab.
+pub fn list(lab: &str) -> Result<Vec<Fault>> {
+    Ok(State::read(&RunDir::new(lab)?)?.faults)
+}
+
+fn open(lab: &str) -> Result<(RunDir, Lock, State)> {
+    let run = RunDir::new(lab)?;
+    check_machine()?;
+    let lock = Lock::take(&run)?;
+    let state = State::read(&run)?;
+    if state.phase == Phase::Building {
+        return Err(LabError::State {
+            lab: lab.into(),
+            message: "its building was interrupted".into(),
+        });
+    }
+    Ok((run, lock, state))
+}
+
+fn check(state: &State, kind: &FaultKind) -> Result<()> {
+    let topology = &state.topology;
+    if state.bare && !matches!(kind, FaultKind::Path { .. } | FaultKind::PolicyDeny { .. }) {
+        return Err(LabError::Fault(
+            "a bare lab has no agents and no services".into(),
+        ));
+    }
+    match kind {
+        FaultKind::Path { source, target, .. } => {
+            check_endpoint(topology, source)?;
+            check_endpoint(topology, target)
+        }
+        FaultKind::PolicyDeny { source, target } => {
+            check_cluster(topology, source)?;
+            match &target.cluster {
+                Some(cluster) => {
+                    check_cluster(topology, cluster).and_then(|()| check_endpoint(topology, target))
+                }
+                None => Err(LabError::Fault(
+                    "a policy needs a target cluster, or `cluster/node`".into(),
+                )),
+            }
+        }
+        FaultKind::BackendDown { service } => {
+            let known = topology.services.iter().map(|s| s.name.as_str());
+            one_of(topology, "service", service, known)
+        }
+        FaultKind::AgentKilled { node } | FaultKind::Starve { node, .. } => {
+            if let FaultKind::Starve { share, .. } = kind
+                && !(0.0..1.0).contains(share)
+            {
+                return Err(LabError::Fault(format!(
+                    "share {share} is not from 0 to below 1"
+                )));
+            }
+            if topology.node(node).is_some() {
+                return Ok(());
+            }
+            one_of(
+                topology,
+                "node",
+                node,
+                topology.nodes().map(|(_, n)| n.key.as_str()),
+            )
+        }
+        FaultKind::DnsDown { cluster } => check_cluster(topology, cluster),
+    }
+}
+
+fn check_cluster(topology: &Topology, name: &str) -> Result<()> {
+    one_of(
+        topology,
+        "cluster",
+        name,
+        topology.clusters.iter().map(|c| c.name.as_str()),
+    )
+}
+
+fn check_endpoint(topology: &Topology, endpoint: &EndpointRef) -> Result<()> {
+    let clusters = topology.clusters.iter().map(|c| {
+        (
+            c.name.as_str(),
+            c.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(),
+        )
+    });
+    let clients = topology.clients.iter().map(|c| {
+        (
+            c.name.as_str(),
+            c.hosts.iter().map(|h| h.name.as_str()).collect(),
+        )
+    });
+    let all: Vec<(&str, Vec<&str>)> = clusters.chain(clients).collect();
+    let Some(cluster) = &endpoint.cluster else {
+        return Ok(());
+    };
+    one_of(
+        topology,
+        "cluster or client",
+        cluster,
+        all.iter().map(|(name, _)| *name),
+    )?;
+    let Some(node) = &endpoint.node else {
+        return Ok(());
+    };
+    let nodes = all
+        .iter()
+        .filter(|(name, _)| name == cluster)
+        .flat_map(|(_, nodes)| nodes.iter().copied());
+    one_of(topology, "node", node, nodes)
+}
+
+fn one_of<'a>(
+    topology: &Topology,
+    kind: &'static str,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    let known: Vec<&str> = known.collect();
+    if known.contains(&name) {
+        return Ok(());
+    }
+    Err(LabError::NoSuchThing {
+        kind,
+        name: name.into(),
+        lab: topology.lab.clone(),
+        known: known.join(", "),
+    })
+}
+
+/// Both planes, in the order in which agents are started.
+const PLANES: [Plane; 2] = [Plane::Pod, Plane::Node];

@@ -1,0 +1,9 @@
+//! Builds and removes a lab's namespaces with iproute2 and nftables.
+
+mod build;
+mod script;
+mod tools;
+
+pub(crate) use build::{build, each, netns_path, remove};
+pub use script::OuterDf;
+pub(crate) use tools::{check_tools, nft_in};

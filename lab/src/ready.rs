@@ -1,0 +1,231 @@
+//! Waits until a lab is measured to work: agents answer, and connections cross every path.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use mesh::observation::Plane;
+use mesh::{RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT};
+
+use crate::error::{During, LabError, Result};
+use crate::net::{each, netns_path};
+use crate::options::Options;
+use crate::paths::RunDir;
+use crate::process::{Process, last_words};
+use crate::state::State;
+use crate::sys::in_netns;
+use crate::topology::{CLIENT_ECHO_PORT, PodRole, Topology};
+
+const ONE_TRY: Duration = Duration::from_millis(1500);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Something that must accept a connection.
+#[derive(Clone, Debug, PartialEq)]
+enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// All targets as seen from one namespace, in the words of an error message.
+#[derive(Clone, Debug)]
+struct View {
+    from: String,
+    netns: String,
+    targets: Vec<(String, Target)>,
+}
+
+/// Returns when every view reaches all its targets.
+pub(crate) fn wait(options: &Options, run: &RunDir, state: &State) -> Result<()> {
+    let begin = Instant::now();
+    let open = Mutex::new(views(run, state));
+    let mut last;
+    loop {
+        let current = open
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .drain(..)
+            .collect::<Vec<_>>();
+        last = current.iter().find_map(|v| {
+            v.targets
+                .first()
+                .map(|t| format!("{} does not reach {}", v.from, t.0))
+        });
+        each(&current, |view| {
+            options.cancel.check()?;
+            let left = in_netns(&netns_path(&view.netns), || unreached(view))
+                .during(|| format!("enter namespace `{}`", view.netns))?;
+            if !left.targets.is_empty() {
+                open.lock().unwrap_or_else(|e| e.into_inner()).push(left);
+            }
+            Ok(())
+        })?;
+        if open.lock().unwrap_or_else(|e| e.into_inner()).is_empty() {
+            return Ok(());
+        }
+        let dead = state.processes.iter().find(|p| !p.alive());
+        if dead.is_some() || begin.elapsed() > options.deadline {
+            let last = dead.map(died).or(last).unwrap_or_default();
+            return Err(LabError::NotReady {
+                lab: run.lab().into(),
+                seconds: begin.elapsed().as_secs_f64(),
+                last,
+            });
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn died(process: &Process) -> String {
+    format!(
+        "process `{}` ended: {}",
+        process.spec.name,
+        last_words(&process.spec.log)
+    )
+}
+
+/// What is left of a view after trying its targets; a first failure spares the rest, which will
+/// be tried again anyway.
+fn unreached(view: &View) -> View {
+    let reached = view
+        .targets
+        .iter()
+        .take_while(|(_, target)| accepts(target))
+        .count();
+    View {
+        targets: view.targets[reached..].to_vec(),
+        ..view.clone()
+    }
+}
+
+fn accepts(target: &Target) -> bool {
+    match target {
+        Target::Tcp(address) => TcpStream::connect_timeout(address, ONE_TRY).is_ok(),
+        Target::Unix(path) => UnixStream::connect(path).is_ok(),
+    }
+}
+
+fn views(run: &RunDir, state: &State) -> Vec<View> {
+    let topology = &state.topology;
+    let mut views = Vec::new();
+    let fabric = &topology.fabric.netns;
+    let line = (
+        "the line's control socket".to_owned(),
+        Target::Unix(run.line_control()),
+    );
+    views.push(View {
+        from: "the fabric".into(),
+        netns: fabric.clone(),
+        targets: vec![line],
+    });
+    for (_, node) in topology.nodes() {
+        let (role, port) = if state.bare {
+            (PodRole::Client, CLIENT_ECHO_PORT)
+        } else {
+            (PodRole::Agent, RESPONDER_ECHO_PORT)
+        };
+        let mut targets = Vec::new();
+        if !state.bare {
+            for plane in [Plane::Pod, Plane::Node] {
+                let socket = run.agent_socket(&node.key, plane);
+                targets.push((
+                    format!("API socket {}", socket.display()),
+                    Target::Unix(socket),
+                ));
+            }
+            views.push(View {
+                from: format!("node {}", node.key),
+                netns: node.netns.clone(),
+                targets: node_plane(
+                    topology,
+                    &node.addresses.iter().map(|a| a.addr()).collect::<Vec<_>>(),
+                ),
+            });
+        }
+        let Some(source) = node.pod(role) else {
+            continue;
+        };
+        for (_, peer) in topology.nodes() {
+            let Some(pod) = peer.pod(role) else { continue };
+            targets.extend(tcp(&pod.name, &pod.addresses, port, &source.addresses));
+        }
+        views.push(View {
+            from: format!("pod {}", source.name),
+            netns: source.netns.clone(),
+            targets,
+        });
+    }
+    if !state.bare {
+        views.extend(service_views(topology));
+    }
+    views
+}
+
+fn node_plane(topology: &Topology, own: &[IpAddr]) -> Vec<(String, Target)> {
+    topology
+        .nodes()
+        .flat_map(|(_, peer)| {
+            let addresses: Vec<_> = peer.addresses.iter().map(|a| a.addr()).collect();
+            tcp(
+                &format!("node {}", peer.key),
+                &addresses,
+                RESPONDER_HTTP_PORT,
+                own,
+            )
+        })
+        .collect()
+}
+
+/// Services from one client pod per cluster, and through their node port from every external host.
+fn service_views(topology: &Topology) -> Vec<View> {
+    let mut views = Vec::new();
+    for pod in topology
+        .clusters
+        .iter()
+        .filter_map(|c| c.nodes.first()?.pod(PodRole::Client))
+    {
+        let targets = topology.services.iter().flat_map(|s| {
+            tcp(
+                &format!("service {}", s.name),
+                &s.addresses,
+                s.port,
+                &pod.addresses,
+            )
+        });
+        views.push(View {
+            from: format!("pod {}", pod.name),
+            netns: pod.netns.clone(),
+            targets: targets.collect(),
+        });
+    }
+    for (_, host) in topology.hosts() {
+        let own: Vec<_> = host.addresses.iter().map(|a| a.addr()).collect();
+        let targets = topology.services.iter().filter_map(|s| {
+            let (_, node) = topology.nodes().find(|(_, n)| n.key == s.backend_node)?;
+            let addresses: Vec<_> = node.addresses.iter().map(|a| a.addr()).collect();
+            Some(tcp(
+                &format!("node port of {}", s.name),
+                &addresses,
+                s.node_port,
+                &own,
+            ))
+        });
+        views.push(View {
+            from: host.name.clone(),
+            netns: host.netns.clone(),
+            targets: targets.flatten().collect(),
+        });
+    }
+    views
+}
+
+/// One target per address whose family the source speaks.
+fn tcp(name: &str, addresses: &[IpAddr], port: u16, source: &[IpAddr]) -> Vec<(String, Target)> {
+    addresses
+        .iter()
+        .filter(|a| source.iter().any(|s| s.is_ipv6() == a.is_ipv6()))
+        .map(|a| SocketAddr::new(*a, port))
+        .map(|a| (format!("{name} at {a}"), Target::Tcp(a)))
+        .collect()
+}
