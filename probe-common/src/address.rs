@@ -37,6 +37,17 @@ pub const fn from_v6_fields(fields: [u32; 4]) -> Address {
     ]
 }
 
+/// The other way round of [`from_v6_fields`].
+#[inline(always)]
+pub const fn to_fields(at: &Address) -> [u32; 4] {
+    [
+        u32::from_ne_bytes([at[0], at[1], at[2], at[3]]),
+        u32::from_ne_bytes([at[4], at[5], at[6], at[7]]),
+        u32::from_ne_bytes([at[8], at[9], at[10], at[11]]),
+        u32::from_ne_bytes([at[12], at[13], at[14], at[15]]),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +71,6 @@ mod tests {
             u32::from_ne_bytes(octets[i * 4..i * 4 + 4].try_into().unwrap())
         });
         assert_eq!(from_v6_fields(words), octets);
+        assert_eq!(to_fields(&octets), words);
     }
 }

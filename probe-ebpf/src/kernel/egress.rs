@@ -2,13 +2,13 @@
 //! fresh, and ends the account of a socket whose callback flags somebody overwrote. Lets every packet pass.
 
 use aya_ebpf::{
-    bindings::{bpf_sock, bpf_tcp_sock},
+    bindings::{__sk_buff, bpf_sock, bpf_tcp_sock},
     helpers::generated::{bpf_sk_fullsock, bpf_sk_storage_get, bpf_tcp_sock as tcp_sock},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
 use core::ptr;
-use probe_common::{Counter, Direction, GlobalCounter, HistogramKind};
+use probe_common::{Counter, Direction, GlobalCounter, HistogramKind, address};
 use probe_ebpf::{
     decide::{self, phase},
     tcp,
@@ -16,9 +16,10 @@ use probe_ebpf::{
 
 use super::{
     atomic,
+    context::{load_address, load32, load64},
     maps::{SOCKETS, Socket},
-    release::{ends, lost},
-    series::{self, add, count, record, shard},
+    release::{lost, remote_end},
+    series::{self, Ends, add, count, record, shard},
     sock_ops::bytes,
 };
 
@@ -29,101 +30,100 @@ const LAG: u64 = 64 * 1024;
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
-    // SAFETY: a field of the context, read once; helpers check what they are given.
-    unsafe {
-        let sk = (&raw const (*ctx.skb.skb).__bindgen_anon_2.sk).read_volatile();
-        if sk.is_null() {
-            return PASS;
-        }
-        let sk = bpf_sk_fullsock(sk);
-        if !sk.is_null() && (&raw const (*sk).protocol).read_volatile() == tcp::IPPROTO_TCP {
-            segment(sk);
-        }
+    let sk = load64!(ctx.skb.skb, __sk_buff, __bindgen_anon_2.sk) as *mut bpf_sock;
+    if sk.is_null() {
+        return PASS;
+    }
+    // SAFETY: the helper checks what it is given.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if !sk.is_null() && load32!(sk, bpf_sock, protocol) == tcp::IPPROTO_TCP {
+        segment(sk);
     }
     PASS
 }
 
-/// # Safety
-/// `sk` is a full TCP socket.
+/// `sk`: a full TCP socket, here and below.
 #[inline(always)]
-unsafe fn segment(sk: *mut bpf_sock) {
-    // SAFETY: the caller's promise; pointers are used only if not null.
-    unsafe {
-        let state = (&raw const (*sk).state).read_volatile();
-        let socket = bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
-            ptr::null_mut(),
-            0,
-        )
-        .cast::<Socket>()
-        .as_mut();
-        match socket {
-            Some(socket) if socket.phase == phase::ESTABLISHED => known(sk, socket, state),
-            Some(socket) if socket.phase == phase::NEW && decide::adoptable(state) => {
-                adopt(sk, state);
-            }
-            None if decide::adoptable(state) => adopt(sk, state),
-            _ => {}
-        }
+fn segment(sk: *mut bpf_sock) {
+    let state = load32!(sk, bpf_sock, state);
+    match storage(sk, 0) {
+        Some(socket) if socket.phase == phase::ESTABLISHED => known(sk, socket, state),
+        Some(socket) if socket.phase == phase::NEW && decide::adoptable(state) => adopt(sk, state),
+        None if decide::adoptable(state) => adopt(sk, state),
+        _ => {}
     }
 }
 
-/// # Safety
-/// `sk` is a full TCP socket.
 #[inline(always)]
-unsafe fn adopt(sk: *mut bpf_sock, state: u32) {
+fn storage(sk: *mut bpf_sock, flags: u64) -> Option<&'static mut Socket> {
+    // SAFETY: a socket the verifier knows; storage lives as long as the socket.
+    unsafe {
+        bpf_sk_storage_get(
+            (&raw const SOCKETS).cast_mut().cast(),
+            sk.cast(),
+            ptr::null_mut(),
+            flags,
+        )
+        .cast::<Socket>()
+        .as_mut()
+    }
+}
+
+#[inline(always)]
+fn adopt(sk: *mut bpf_sock, state: u32) {
     count(GlobalCounter::OldSocketsSeen);
-    // SAFETY: the caller's promise; pointers are used only if not null.
-    unsafe {
-        let Some(socket) = bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
-            ptr::null_mut(),
-            CREATE,
-        )
-        .cast::<Socket>()
-        .as_mut() else {
-            count(GlobalCounter::StorageFailed);
-            return;
-        };
-        let Some(tcp) = tcp_sock(sk).as_ref() else {
-            return;
-        };
-        socket.at_fin_wait2 = decide::NOT_RELEASED;
-        socket.sent = (&raw const tcp.bytes_acked).read_volatile();
-        socket.received = (&raw const tcp.bytes_received).read_volatile();
-        socket.retransmits = (&raw const tcp.total_retrans).read_volatile();
-        socket.reported = state as u8;
-        series::assign(socket, &ends(sk), Direction::Unknown);
-        socket.phase = phase::ESTABLISHED;
-        count(GlobalCounter::OldSocketsCovered);
-        if let Some(slot) = shard(socket.slot) {
-            add(slot, Counter::Adopted, 1);
-        }
+    let Some(socket) = storage(sk, CREATE) else {
+        count(GlobalCounter::StorageFailed);
+        return;
+    };
+    // SAFETY: the helper checks what it is given.
+    let tcp = unsafe { tcp_sock(sk) };
+    if tcp.is_null() {
+        return;
+    }
+    socket.at_fin_wait2 = decide::NOT_RELEASED;
+    socket.sent = load64!(tcp, bpf_tcp_sock, bytes_acked);
+    socket.received = load64!(tcp, bpf_tcp_sock, bytes_received);
+    socket.retransmits = load32!(tcp, bpf_tcp_sock, total_retrans);
+    socket.reported = state as u8;
+    series::assign(socket, &ends(sk), Direction::Unknown);
+    socket.phase = phase::ESTABLISHED;
+    count(GlobalCounter::OldSocketsCovered);
+    if let Some(slot) = shard(socket.slot) {
+        add(slot, Counter::Adopted, 1);
     }
 }
 
-/// # Safety
-/// `sk` is a full TCP socket.
 #[inline(always)]
-unsafe fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
+fn ends(sk: *mut bpf_sock) -> Ends {
+    let (remote, remote_port) = remote_end(sk);
+    let local = if load32!(sk, bpf_sock, family) == tcp::AF_INET {
+        address::from_v4_field(load32!(sk, bpf_sock, src_ip4))
+    } else {
+        address::from_v6_fields(load_address!(sk, bpf_sock, src_ip6))
+    };
+    Ends {
+        local,
+        remote,
+        local_port: load32!(sk, bpf_sock, src_port) as u16,
+        remote_port,
+    }
+}
+
+#[inline(always)]
+fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     let old = socket.direction == Direction::Unknown as u8;
     // Callbacks report a change before it happens, and we hold the socket lock: a difference is a loss.
     if !old && u32::from(socket.reported) != state {
         lost(socket);
     }
-    // SAFETY: the caller's promise.
-    let Some(tcp) = (unsafe { tcp_sock(sk).as_ref() }) else {
+    // SAFETY: the helper checks what it is given.
+    let tcp = unsafe { tcp_sock(sk) };
+    if tcp.is_null() {
         return;
-    };
-    // SAFETY: fields of a socket view that the verifier knows.
-    let (acked, received) = unsafe {
-        (
-            (&raw const tcp.bytes_acked).read_volatile(),
-            (&raw const tcp.bytes_received).read_volatile(),
-        )
-    };
+    }
+    let acked = load64!(tcp, bpf_tcp_sock, bytes_acked);
+    let received = load64!(tcp, bpf_tcp_sock, bytes_received);
     let sent = if old {
         acked
     } else {
@@ -158,17 +158,15 @@ unsafe fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     if state == tcp::CLOSE && socket.released != 0 {
         add(slot, Counter::ResetLocal, 1);
     }
-    // SAFETY: a field of a socket view that the verifier knows.
-    let min_rtt = unsafe { (&raw const tcp.rtt_min).read_volatile() };
+    let min_rtt = load32!(tcp, bpf_tcp_sock, rtt_min);
     if min_rtt != 0 && min_rtt != u32::MAX {
         record(slot, HistogramKind::Minimum, u64::from(min_rtt) * 1000);
     }
 }
 
 #[inline(always)]
-fn retransmits(slot: *mut probe_common::Slot, socket: &mut Socket, tcp: &bpf_tcp_sock) {
-    // SAFETY: a field of a socket view that the verifier knows.
-    let total = unsafe { (&raw const tcp.total_retrans).read_volatile() };
+fn retransmits(slot: *mut probe_common::Slot, socket: &mut Socket, tcp: *mut bpf_tcp_sock) {
+    let total = load32!(tcp, bpf_tcp_sock, total_retrans);
     if total > socket.retransmits {
         add(
             slot,

@@ -62,8 +62,9 @@ pub(super) struct Socket {
     /// Payload already added to the series.
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// Peer of a `connect()` that sent no SYN yet; words in network byte order.
-    pub(super) wanted: [u32; 4],
+    /// The peer's address while ATTEMPTED, our own while CONNECTING: what the hook that gives up
+    /// cannot ask for. Words in network byte order.
+    pub(super) address: [u32; 4],
     /// Slot of the series.
     pub(super) slot: u32,
     /// A [`probe_ebpf::decide::phase`].
@@ -75,8 +76,10 @@ pub(super) struct Socket {
     /// An old socket's retransmits already counted.
     pub(super) retransmits: u32,
     pub(super) syn_retransmits: u16,
-    /// Host byte order, with `wanted`.
-    pub(super) wanted_port: u16,
+    /// Host byte order.
+    pub(super) local_port: u16,
+    /// Host byte order; while ATTEMPTED.
+    pub(super) remote_port: u16,
     pub(super) remote: u16,
     pub(super) direction: u8,
     pub(super) class: u8,
@@ -90,5 +93,5 @@ pub(super) struct Socket {
     pub(super) sample_pending: u8,
     /// Lost flags are already counted.
     pub(super) flags_lost: u8,
-    pub(super) reserved: [u8; 6],
+    pub(super) reserved: [u8; 4],
 }

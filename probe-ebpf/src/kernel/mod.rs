@@ -10,6 +10,7 @@
 
 mod atomic;
 mod connect;
+mod context;
 mod egress;
 mod emit;
 mod maps;

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::SockContext,
 };
 use core::ptr;
-use probe_common::{Counter, GlobalCounter, Outcome, address};
+use probe_common::{Address, Counter, GlobalCounter, Outcome, address};
 use probe_ebpf::{
     decide::{self, phase},
     tcp,
@@ -14,6 +14,7 @@ use probe_ebpf::{
 
 use super::{
     atomic, connect,
+    context::{load_address, load16, load32},
     emit::{self, Figures},
     maps::{SOCKETS, Socket},
     series::{Ends, add, count, shard},
@@ -39,14 +40,11 @@ fn release(sk: *mut bpf_sock) {
         .as_mut()
     };
     let Some(socket) = socket else { return };
-    // SAFETY: a field of the context. Read before `reported`: see `decide::change_missed`.
-    let state = unsafe { (&raw const (*sk).state).read_volatile() };
+    // Read before `reported`: see `decide::change_missed`.
+    let state = load32!(sk, bpf_sock, state);
     socket.released = 1;
     match socket.phase {
-        phase::ATTEMPTED => {
-            let ends = ends(sk);
-            connect::local_failure(sk.cast(), socket, &ends.local, ends.local_port);
-        }
+        phase::ATTEMPTED => connect::local_failure(sk.cast(), socket),
         phase::CONNECTING => unanswered(sk, socket, state),
         phase::ESTABLISHED => established(socket, state),
         _ => {}
@@ -70,10 +68,18 @@ fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
         add(slot, decide::failure_counter(outcome), 1);
     }
     let now = emit::now();
+    let (remote, remote_port) = remote_end(sk);
+    // This hook may not read the socket's own address.
+    let ends = Ends {
+        local: address::from_v6_fields(socket.address),
+        remote,
+        local_port: socket.local_port,
+        remote_port,
+    };
     emit::event(
         sk.cast(),
         socket,
-        &ends(sk),
+        &ends,
         &Figures {
             outcome,
             now,
@@ -114,45 +120,13 @@ pub(super) fn lost(socket: &mut Socket) {
     }
 }
 
-/// Addresses and ports of a `bpf_sock`.
+/// The peer of a `bpf_sock`.
 #[inline(always)]
-pub(super) fn ends(sk: *mut bpf_sock) -> Ends {
-    // SAFETY: fields of the context or of a socket pointer that the verifier knows; each is read once.
-    unsafe {
-        let local_port = (&raw const (*sk).src_port).read_volatile() as u16;
-        let remote_port = u16::from_be((&raw const (*sk).dst_port).read_volatile());
-        let (local, remote) = if (&raw const (*sk).family).read_volatile() == tcp::AF_INET {
-            (
-                address::from_v4_field((&raw const (*sk).src_ip4).read_volatile()),
-                address::from_v4_field((&raw const (*sk).dst_ip4).read_volatile()),
-            )
-        } else {
-            (
-                words(&raw const (*sk).src_ip6),
-                words(&raw const (*sk).dst_ip6),
-            )
-        };
-        Ends {
-            local,
-            remote,
-            local_port,
-            remote_port,
-        }
-    }
-}
-
-/// # Safety
-/// `at` is a field of a context.
-#[inline(always)]
-unsafe fn words(at: *const [u32; 4]) -> probe_common::Address {
-    let at = at.cast::<u32>();
-    // SAFETY: the caller's promise; four separate reads, as the verifier demands.
-    unsafe {
-        address::from_v6_fields([
-            at.read_volatile(),
-            at.add(1).read_volatile(),
-            at.add(2).read_volatile(),
-            at.add(3).read_volatile(),
-        ])
-    }
+pub(super) fn remote_end(sk: *mut bpf_sock) -> (Address, u16) {
+    let remote = if load32!(sk, bpf_sock, family) == tcp::AF_INET {
+        address::from_v4_field(load32!(sk, bpf_sock, dst_ip4))
+    } else {
+        address::from_v6_fields(load_address!(sk, bpf_sock, dst_ip6))
+    };
+    (remote, u16::from_be(load16!(sk, bpf_sock, dst_port)))
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use core::ptr;
+use core::{ffi::c_void, ptr};
 use probe_common::{
     Counter, Direction, Event, GlobalCounter, HistogramKind, Origin, Outcome, Slot, address,
 };
@@ -17,6 +17,7 @@ use probe_ebpf::{
 
 use super::{
     atomic,
+    context::{load_address, load32, load64},
     emit::{self, Figures},
     maps::{SOCKETS, Socket},
     release::lost,
@@ -25,11 +26,10 @@ use super::{
 
 const CREATE: u64 = 1;
 
-/// Reads one context field, once: the verifier checks width and offset of every single load.
+/// A field of 4 bytes of the program's context.
 macro_rules! field {
-    ($ops:expr, $($name:tt)+) => {
-        // SAFETY: `$ops` is the program's context.
-        unsafe { (&raw const (*$ops).$($name)+).read_volatile() }
+    ($ops:expr, $($field:tt)+) => {
+        load32!($ops, bpf_sock_ops, $($field)+)
     };
 }
 
@@ -52,7 +52,7 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
 
 #[inline(always)]
 fn storage(ops: *mut bpf_sock_ops, flags: u64) -> Option<&'static mut Socket> {
-    let sk = field!(ops, __bindgen_anon_2.sk);
+    let sk = load64!(ops, bpf_sock_ops, __bindgen_anon_2.sk) as *mut c_void;
     if sk.is_null() {
         return None;
     }
@@ -60,7 +60,7 @@ fn storage(ops: *mut bpf_sock_ops, flags: u64) -> Option<&'static mut Socket> {
     unsafe {
         bpf_sk_storage_get(
             (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
+            sk,
             ptr::null_mut(),
             flags,
         )
@@ -80,18 +80,8 @@ fn ends(ops: *mut bpf_sock_ops) -> Ends {
         )
     } else {
         (
-            address::from_v6_fields([
-                field!(ops, local_ip6[0]),
-                field!(ops, local_ip6[1]),
-                field!(ops, local_ip6[2]),
-                field!(ops, local_ip6[3]),
-            ]),
-            address::from_v6_fields([
-                field!(ops, remote_ip6[0]),
-                field!(ops, remote_ip6[1]),
-                field!(ops, remote_ip6[2]),
-                field!(ops, remote_ip6[3]),
-            ]),
+            address::from_v6_fields(load_address!(ops, bpf_sock_ops, local_ip6)),
+            address::from_v6_fields(load_address!(ops, bpf_sock_ops, remote_ip6)),
         )
     };
     Ends {
@@ -122,7 +112,10 @@ fn connecting(ops: *mut bpf_sock_ops) {
     begin(socket);
     socket.start_ns = emit::now();
     socket.reported = tcp::SYN_SENT as u8;
-    series::assign(socket, &ends(ops), Direction::Initiator);
+    let ends = ends(ops);
+    series::assign(socket, &ends, Direction::Initiator);
+    socket.address = address::to_fields(&ends.local);
+    socket.local_port = ends.local_port;
     socket.phase = phase::CONNECTING;
     ask_for_callbacks(ops);
     if let Some(slot) = shard(socket.slot) {
@@ -262,14 +255,14 @@ fn state_changed(ops: *mut bpf_sock_ops) {
     let Some(socket) = storage(ops, 0) else {
         return;
     };
-    let old = field!(ops, __bindgen_anon_1.args[0]);
-    let new = field!(ops, __bindgen_anon_1.args[1]);
+    let old = field!(ops, __bindgen_anon_1.args, 0);
+    let new = field!(ops, __bindgen_anon_1.args, 1);
     socket.reported = new as u8;
     match new {
         tcp::CLOSE if socket.phase == phase::CONNECTING => failed(ops, socket),
         tcp::CLOSE if socket.phase == phase::ESTABLISHED => closed(ops, socket, old),
         tcp::FIN_WAIT2 if socket.released != 0 => {
-            socket.at_fin_wait2 = field!(ops, bytes_received) as u32;
+            socket.at_fin_wait2 = load64!(ops, bpf_sock_ops, bytes_received) as u32;
         }
         _ => {}
     }
@@ -324,11 +317,11 @@ fn closed(ops: *mut bpf_sock_ops, socket: &mut Socket, old_state: u32) {
     }
     let all_acked = field!(ops, snd_una) == field!(ops, snd_nxt);
     let sent = decide::sent_payload(
-        field!(ops, bytes_acked),
+        load64!(ops, bpf_sock_ops, bytes_acked),
         initiator,
         decide::fin_acked(old_state, all_acked),
     );
-    let received = field!(ops, bytes_received);
+    let received = load64!(ops, bpf_sock_ops, bytes_received);
     let fin = decide::fin_received(old_state, released, socket.at_fin_wait2, received);
     bytes(slot, socket, sent, received.saturating_sub(u64::from(fin)));
     let min_rtt = minimum(field!(ops, rtt_min));
@@ -366,8 +359,8 @@ fn round_trip(ops: *mut bpf_sock_ops) {
     let Some(slot) = shard(socket.slot) else {
         return;
     };
-    let raw = field!(ops, __bindgen_anon_1.args[0]);
-    if field!(ops, __bindgen_anon_1.args[1]) != 0 {
+    let raw = field!(ops, __bindgen_anon_1.args, 0);
+    if field!(ops, __bindgen_anon_1.args, 1) != 0 {
         record(slot, HistogramKind::AckLatency, u64::from(raw) * 1000);
         return;
     }
@@ -394,10 +387,10 @@ fn retransmitted(ops: *mut bpf_sock_ops) {
         return;
     };
     // args: sequence, segments, error of the transmission.
-    if field!(ops, __bindgen_anon_1.args[2]) != 0 {
+    if field!(ops, __bindgen_anon_1.args, 2) != 0 {
         return;
     }
-    let segments = u64::from(field!(ops, __bindgen_anon_1.args[1]));
+    let segments = u64::from(field!(ops, __bindgen_anon_1.args, 1));
     let Some(slot) = shard(socket.slot) else {
         return;
     };
@@ -415,7 +408,7 @@ fn timer_expired(ops: *mut bpf_sock_ops) {
         return;
     };
     // args: retransmits so far, RTO, 1 when the kernel gives up.
-    socket.rto_expired = u8::from(field!(ops, __bindgen_anon_1.args[2]) != 0);
+    socket.rto_expired = u8::from(field!(ops, __bindgen_anon_1.args, 2) != 0);
     if let Some(slot) = shard(socket.slot) {
         add(slot, Counter::Rtos, 1);
     }
