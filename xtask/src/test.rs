@@ -113,7 +113,7 @@ fn setup() -> Result<Outcome> {
 fn build() -> Result<Outcome> {
     // As one command, so that features are resolved once and no later stage builds anything again.
     run::ok(&mut run::cargo("build --workspace --all-targets --locked"))?;
-    let alone = "-p probe-user -p tests --bin aggrik8s-probe --bin vm_scenario";
+    let alone = "-p probe-user -p tests --bin aggrik8s-probe --bin confined --bin vm_scenario";
     passes(
         run::cargo("build --locked --target")
             .arg(MUSL)
