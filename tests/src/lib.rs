@@ -1,9 +1,13 @@
 //! What the end-to-end tests share.
 
+pub mod agent;
 pub mod cgroup;
 pub mod container;
 pub mod foreign;
+pub mod lab_rig;
+pub mod line_rig;
 pub mod netns;
+pub mod probe;
 pub mod referee;
 pub mod rig;
 pub mod storm;

@@ -1,8 +1,7 @@
-//! Two network namespaces and one cgroup around both: a storm's client at one end of a veth pair,
+//! Two network namespaces and two nested cgroups around both: a storm's client at one end of a veth pair,
 //! its servers at the other, on one address (and family) per remote cluster.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use anyhow::Result;
 
@@ -14,6 +13,9 @@ use crate::storm::{ClientPlan, ClientReport, Plan, Process, ServerPlan, ServerRe
 pub const CLOSED_PORT: u16 = 9;
 
 pub struct Rig {
+    /// Where every process of a storm lives. Dropped before its parent.
+    pub inner: Cgroup,
+    /// The parent: programs attached here see them too.
     pub cgroup: Cgroup,
     pub client: Netns,
     pub server: Netns,
@@ -28,8 +30,10 @@ impl Rig {
     );
 
     pub fn new(label: &str, remotes: u8) -> Result<Self> {
+        let cgroup = Cgroup::create(label)?;
         let rig = Self {
-            cgroup: Cgroup::create(label)?,
+            inner: Cgroup::below(cgroup.path(), "inner")?,
+            cgroup,
             client: Netns::create("client")?,
             server: Netns::create("server")?,
             remotes,
@@ -94,17 +98,16 @@ impl Rig {
         };
         Process::start(
             Some(&self.server),
-            Some(self.cgroup.path()),
+            Some(self.inner.path()),
             &Plan::Serve(plan),
         )
     }
 
-    /// A client that waits for `go`, inside the cgroup at `cgroup` or in the rig's own.
-    pub fn connect(&self, plan: &ClientPlan, cgroup: Option<&Path>) -> Result<Process> {
-        let cgroup = cgroup.unwrap_or(self.cgroup.path());
+    /// A client that waits for `go`, inside the cgroup.
+    pub fn connect(&self, plan: &ClientPlan) -> Result<Process> {
         Process::start(
             Some(&self.client),
-            Some(cgroup),
+            Some(self.inner.path()),
             &Plan::Connect(plan.clone()),
         )
     }
@@ -112,7 +115,7 @@ impl Rig {
     /// Runs a whole storm and ends both processes; every connection is closed when it returns.
     pub fn storm(&self, plan: &ClientPlan) -> Result<(ClientReport, ServerReport)> {
         let mut server = self.serve(plan.targets[0].port(), plan.threads + 4, plan.hold)?;
-        let mut client = self.connect(plan, None)?;
+        let mut client = self.connect(plan)?;
         client.go()?;
         let report = client.client_report()?;
         client.release()?;
