@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
@@ -39,16 +40,26 @@ pub(crate) fn sweep(run: &RunDir) -> Result<usize> {
         // Only if this was the last lab that pinned there.
         let _ = fs::remove_dir(bpffs.join("aggrik8s"));
     }
-    // Taking the mount away frees its pins, and with them detaches the programs.
-    match umount2(&run.bpffs(), MntFlags::MNT_DETACH) {
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
-        Err(error) => return Err(error).during(|| format!("unmount {}", run.bpffs().display())),
+    // Taking the bpffs away frees its pins, and with them detaches the programs.
+    for path in [run.bpffs(), run.probe()] {
+        unmount(&path)?;
     }
     count += remove_tree(run.dir())?;
     Ok(count)
 }
 
-fn remove_tree(dir: &std::path::Path) -> Result<usize> {
+/// Until nothing is mounted there: an abandoned lab may have been built over another.
+fn unmount(path: &Path) -> Result<()> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(error).during(|| format!("unmount {}", path.display())),
+        }
+    }
+}
+
+fn remove_tree(dir: &Path) -> Result<usize> {
     match fs::remove_dir_all(dir) {
         Ok(()) => Ok(1),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),

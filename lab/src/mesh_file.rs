@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use mesh::observation::Plane;
 use mesh::{AgentEndpoint, Mesh};
@@ -13,8 +14,10 @@ use crate::topology::{PodRole, Topology};
 
 pub(crate) fn write(options: &Options, run: &RunDir, topology: &Topology) -> Result<()> {
     let mesh = built(&options.mesh, run, topology, options.bare);
-    fs::write(run.mesh_yaml(), mesh.to_yaml())
-        .during(|| format!("write {}", run.mesh_yaml().display()))
+    let path = run.mesh_yaml();
+    fs::write(&path, mesh.to_yaml()).during(|| format!("write {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+        .during(|| format!("chmod {}", path.display()))
 }
 
 /// The mesh with the addresses that the lab gave out and the sockets of its agents.

@@ -72,6 +72,15 @@ impl RunDir {
         self.dir.join("bpf")
     }
 
+    /// Where the agent's binary is shown to users who cannot reach it otherwise.
+    pub(crate) fn probe(&self) -> PathBuf {
+        self.dir.join("aggrik8s-probe")
+    }
+
+    pub(crate) fn parents(&self) -> [PathBuf; 2] {
+        [PathBuf::from("/run/aggrik8s"), PathBuf::from(ROOT)]
+    }
+
     pub(crate) fn agents(&self) -> PathBuf {
         self.dir.join("agents")
     }

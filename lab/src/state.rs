@@ -4,6 +4,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -97,13 +98,22 @@ impl Lock {
             fs::create_dir_all(dir).during(|| format!("create {}", dir.display()))?;
         }
         let file = File::create(&path).during(|| format!("open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LabError::Locked(run.lab().into())),
-            Err(TryLockError::Error(source)) => Err(LabError::Io {
-                what: format!("lock {}", path.display()),
-                source,
-            }),
+        // A holder that was killed between fork and exec leaves a child that holds it for a moment.
+        let patience = Instant::now() + Duration::from_secs(1);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => return Err(LabError::Locked(run.lab().into())),
+                Err(TryLockError::Error(source)) => {
+                    return Err(LabError::Io {
+                        what: format!("lock {}", path.display()),
+                        source,
+                    });
+                }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Brings a lab up: checks, builds, starts, waits until it is measured to work.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -53,6 +53,9 @@ pub fn up(options: &Options) -> Result<Up> {
     let begin = Instant::now();
     let run = RunDir::new(&options.name)?;
     check_machine()?;
+    if let Some(path) = &options.bpffs {
+        check_bpffs(path)?;
+    }
     if options.probe.is_none() && !options.bare {
         return Err(LabError::NoProbe(options.program.display().to_string()));
     }
@@ -127,11 +130,8 @@ fn build(
     specs.extend(service_specs(&work, options.bare)?);
     if let (Some(probe), false) = (&options.probe, options.bare) {
         mount_bpffs(options, run)?;
-        let (loads, runs) = agent_specs(&work, probe, &state.bpffs)?;
-        for spec in &loads {
-            let pins = Path::new(spec.args.last().map_or("", String::as_str));
-            fs::create_dir_all(pins).ok();
-        }
+        let probe = reachable(run, probe)?;
+        let (loads, runs) = agent_specs(&work, &probe, &state.bpffs)?;
         net::each(&loads, |spec: &ProcessSpec| {
             proceed().and_then(|()| spec.run(Duration::from_secs(20)))
         })?;
@@ -145,22 +145,43 @@ fn build(
 }
 
 fn make_run_dir(run: &RunDir) -> Result<()> {
-    for dir in [
+    let own = [
         run.dir().to_owned(),
         run.logs(),
         run.agents(),
         run.stats(),
         run.dir().join("resolv"),
-    ] {
+    ];
+    for dir in run.parents().into_iter().chain(own) {
         fs::create_dir_all(&dir).during(|| format!("create {}", dir.display()))?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755))
-            .during(|| format!("chmod {}", dir.display()))?;
+        // Whatever the umask: agents run as nobody in particular, and must get through.
+        set_mode(&dir, 0o755)?;
     }
-    // Agents make their sockets there; they are nobody in particular.
+    // Agents make their sockets there.
     chown(run.agents(), Some(0), Some(AGENT_ID))
         .during(|| format!("chown {}", run.agents().display()))?;
-    fs::set_permissions(run.agents(), fs::Permissions::from_mode(0o770))
-        .during(|| format!("chmod {}", run.agents().display()))
+    set_mode(&run.agents(), 0o770)
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .during(|| format!("chmod {}", path.display()))
+}
+
+/// Shows the agent's binary in the run directory. Where it was built may be closed to other users,
+/// and /run may forbid execution, so that a copy would not run; a bind mount does.
+fn reachable(run: &RunDir, probe: &Path) -> Result<PathBuf> {
+    let shown = run.probe();
+    File::create(&shown).during(|| format!("create {}", shown.display()))?;
+    mount(
+        Some(probe),
+        &shown,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .during(|| format!("show {} at {}", probe.display(), shown.display()))?;
+    Ok(shown)
 }
 
 fn make_cgroups(topology: &Topology) -> Result<()> {
@@ -171,13 +192,16 @@ fn make_cgroups(topology: &Topology) -> Result<()> {
         .try_for_each(|(_, node)| cgroup::create(&dir.join(&node.key)))
 }
 
+fn check_bpffs(path: &Path) -> Result<()> {
+    let stat = nix::sys::statfs::statfs(path).during(|| format!("look at {}", path.display()))?;
+    if stat.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
+        return Err(LabError::NoBpffs(path.display().to_string()));
+    }
+    Ok(())
+}
+
 fn mount_bpffs(options: &Options, run: &RunDir) -> Result<()> {
-    if let Some(path) = &options.bpffs {
-        let stat =
-            nix::sys::statfs::statfs(path).during(|| format!("look at {}", path.display()))?;
-        if stat.filesystem_type() != nix::sys::statfs::BPF_FS_MAGIC {
-            return Err(LabError::NoBpffs(path.display().to_string()));
-        }
+    if options.bpffs.is_some() {
         return Ok(());
     }
     let path = run.bpffs();

@@ -317,7 +317,14 @@ fn agent_spec(
     })
 }
 
-/// Pins of one node: one folder per lab and node.
-pub(crate) fn pin_dir(bpffs: &Path, lab: &str, node_key: &str) -> PathBuf {
-    bpffs.join("aggrik8s").join(lab).join(node_key)
+/// Version of the pins' layout, as the loader's contract with the agent numbers it.
+const PINS: &str = "v1";
+
+/// Pins of one node: one folder per lab and node. bpffs refuses names with a dot.
+fn pin_dir(bpffs: &Path, lab: &str, node_key: &str) -> PathBuf {
+    bpffs
+        .join("aggrik8s")
+        .join(lab)
+        .join(node_key.replace('.', "_"))
+        .join(PINS)
 }

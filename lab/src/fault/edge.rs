@@ -5,13 +5,14 @@ use nix::sys::signal::Signal;
 use super::{Fault, FaultKind, PLANES};
 use crate::cgroup;
 use crate::error::{LabError, Result};
-use crate::net::nft_in;
+use crate::net::Tools;
 use crate::paths::RunDir;
 use crate::process::ProcessSpec;
 use crate::state::State;
 use crate::topology::{NodeNet, PodRole, Topology};
 use crate::workload::agent_name;
 
+const TOOLS: Tools = Tools { cgroup: None };
 /// A starved agent is let go after this long, whatever happens to the lab.
 const STARVE_SECONDS: u32 = 600;
 
@@ -19,7 +20,7 @@ pub(super) fn set(run: &RunDir, state: &mut State, fault: &Fault) -> Result<()> 
     match &fault.kind {
         FaultKind::PolicyDeny { source, target } => {
             for node in targets(&state.topology, target) {
-                nft_in(
+                TOOLS.nft_in(
                     &node.netns,
                     &deny_rules(&state.topology, fault, source, node),
                 )?;
@@ -45,7 +46,7 @@ pub(super) fn clear(state: &mut State, fault: &Fault) -> Result<()> {
             .try_for_each(|node| {
                 // Adding first makes the deletion hold for a table that never came to be.
                 let table = table_name(fault);
-                nft_in(
+                TOOLS.nft_in(
                     &node.netns,
                     &format!("add table inet {table}\ndelete table inet {table}\n"),
                 )

@@ -18,7 +18,7 @@ pub(super) fn set(run: &RunDir, fault: &Fault) -> Result<()> {
     };
     let scope = Scope::new(source.clone(), target.clone());
     client(run)?
-        .set_fault(&fault.id, scope, rule.clone())
+        .set_fault(&fault.id, scope, *rule)
         .map_err(told)
 }
 

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::script::{self, OuterDf, Script};
-use super::tools::{bridge_in, ip, ip_in, nft_in, sysctl};
+use super::tools::{Tools, sysctl};
+use crate::cgroup;
 use crate::error::{During, LabError, Result};
 use crate::sys::in_netns;
 use crate::topology::{NETNS_DIR, Topology, netns_prefix};
@@ -17,14 +18,17 @@ pub(crate) fn netns_path(name: &str) -> PathBuf {
     Path::new(NETNS_DIR).join(name)
 }
 
-/// Builds the network. `proceed` is asked between steps and may end the work with its error.
+/// Builds the network; the lab's cgroups exist. `proceed` is asked between steps and may end the work with its error.
 pub(crate) fn build(
     topology: &Topology,
     df: OuterDf,
     proceed: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<()> {
     let names = topology.netns_names();
-    ip(&names
+    let tools = Tools {
+        cgroup: Some(cgroup::lab_dir(&topology.lab)?.join(cgroup::OUTSIDE)),
+    };
+    tools.ip(&names
         .iter()
         .map(|n| format!("netns add {n}"))
         .collect::<Vec<_>>())?;
@@ -46,19 +50,21 @@ pub(crate) fn build(
     let mut ends: Vec<_> = topology.pods().map(|(_, n, p)| script::pod(n, p)).collect();
     ends.extend(topology.hosts().map(|(c, h)| script::host(c, h)));
     for layer in [&fabric[..], &nodes, &ends] {
-        each(layer, |script| proceed().and_then(|()| apply(script)))?;
+        each(layer, |script| {
+            proceed().and_then(|()| apply(&tools, script))
+        })?;
     }
     Ok(())
 }
 
-fn apply(script: &Script) -> Result<()> {
-    ip_in(&script.netns, &[], &script.ip)?;
-    ip_in(&script.netns, &["-6"], &script.ip6)?;
-    bridge_in(&script.netns, &script.fdb)?;
+fn apply(tools: &Tools, script: &Script) -> Result<()> {
+    tools.ip_in(&script.netns, &[], &script.ip)?;
+    tools.ip_in(&script.netns, &["-6"], &script.ip6)?;
+    tools.bridge_in(&script.netns, &script.fdb)?;
     if script.nft.is_empty() {
         Ok(())
     } else {
-        nft_in(&script.netns, &script.nft)
+        tools.nft_in(&script.netns, &script.nft)
     }
 }
 
@@ -94,7 +100,7 @@ pub(crate) fn remove(lab: &str) -> Result<usize> {
             });
         }
     };
-    ip(&names
+    Tools { cgroup: None }.ip(&names
         .iter()
         .map(|n| format!("netns del {n}"))
         .collect::<Vec<_>>())?;

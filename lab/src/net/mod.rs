@@ -6,4 +6,4 @@ mod tools;
 
 pub(crate) use build::{build, each, netns_path, remove};
 pub use script::OuterDf;
-pub(crate) use tools::{check_tools, nft_in};
+pub(crate) use tools::{Tools, check_tools};

@@ -1,7 +1,7 @@
 //! Runs `ip`, `bridge` and `nft` with their commands on standard input.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::netns_path;
@@ -26,75 +26,91 @@ pub(crate) fn check_tools() -> Result<()> {
     Ok(())
 }
 
-/// `ip -batch` in the caller's namespace.
-pub(super) fn ip(lines: &[String]) -> Result<()> {
-    run(
-        Command::new("ip").args(["-batch", "-"]),
-        "ip -batch",
-        &lines.join("\n"),
-    )
+/// The tools, run inside a cgroup if one is given: then whoever removes the lab ends them first,
+/// even if the command that started them is long gone.
+pub(crate) struct Tools {
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
-/// `ip -batch` inside a namespace. Rules and unspecified prefixes are IPv4 unless `options` has `-6`.
-pub(super) fn ip_in(netns: &str, options: &[&str], lines: &[String]) -> Result<()> {
-    let name = format!("ip -n {netns} {} -batch", options.join(" "));
-    run(
-        Command::new("ip")
-            .args(options)
-            .args(["-n", netns, "-batch", "-"]),
-        &name,
-        &lines.join("\n"),
-    )
-}
-
-pub(super) fn bridge_in(netns: &str, lines: &[String]) -> Result<()> {
-    let name = format!("bridge -n {netns} -batch");
-    run(
-        Command::new("bridge").args(["-n", netns, "-batch", "-"]),
-        &name,
-        &lines.join("\n"),
-    )
-}
-
-/// `nft -f` inside a namespace.
-pub(crate) fn nft_in(netns: &str, rules: &str) -> Result<()> {
-    let place = Place {
-        netns: Some(netns_path(netns)),
-        ..Place::default()
-    };
-    let mut command = Command::new("nft");
-    command.args(["-f", "/dev/stdin"]);
-    place
-        .prepare(&mut command)
-        .during(|| format!("enter namespace `{netns}`"))?;
-    run(&mut command, &format!("nft in {netns}"), rules)
-}
-
-fn run(command: &mut Command, name: &str, input: &str) -> Result<()> {
-    if input.is_empty() {
-        return Ok(());
+impl Tools {
+    /// `ip -batch` in the caller's namespace.
+    pub(super) fn ip(&self, lines: &[String]) -> Result<()> {
+        self.run(
+            Command::new("ip").args(["-batch", "-"]),
+            None,
+            "ip -batch",
+            &lines.join("\n"),
+        )
     }
-    let exec = |e| LabError::Exec(name.to_owned(), e);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(exec)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A tool that stops at a bad line closes its input; its own message says more.
-        let _ = stdin
-            .write_all(input.as_bytes())
-            .and_then(|()| stdin.write_all(b"\n"));
+
+    /// `ip -batch` inside a namespace. Rules and unspecified prefixes are IPv4 unless `options` has `-6`.
+    pub(super) fn ip_in(&self, netns: &str, options: &[&str], lines: &[String]) -> Result<()> {
+        let name = format!("ip -n {netns} {} -batch", options.join(" "));
+        let mut command = Command::new("ip");
+        command.args(options).args(["-n", netns, "-batch", "-"]);
+        self.run(&mut command, None, &name, &lines.join("\n"))
     }
-    let output = child.wait_with_output().map_err(exec)?;
-    if output.status.success() {
-        return Ok(());
+
+    pub(super) fn bridge_in(&self, netns: &str, lines: &[String]) -> Result<()> {
+        let name = format!("bridge -n {netns} -batch");
+        let mut command = Command::new("bridge");
+        command.args(["-n", netns, "-batch", "-"]);
+        self.run(&mut command, None, &name, &lines.join("\n"))
     }
-    Err(LabError::Tool {
-        command: name.to_owned(),
-        message: explain(input, &String::from_utf8_lossy(&output.stderr)),
-    })
+
+    /// `nft -f` inside a namespace.
+    pub(crate) fn nft_in(&self, netns: &str, rules: &str) -> Result<()> {
+        let mut command = Command::new("nft");
+        command.args(["-f", "/dev/stdin"]);
+        self.run(
+            &mut command,
+            Some(netns_path(netns)),
+            &format!("nft in {netns}"),
+            rules,
+        )
+    }
+
+    fn run(
+        &self,
+        command: &mut Command,
+        netns: Option<PathBuf>,
+        name: &str,
+        input: &str,
+    ) -> Result<()> {
+        if input.is_empty() {
+            return Ok(());
+        }
+        let place = Place {
+            netns,
+            cgroup: self.cgroup.clone(),
+            ..Place::default()
+        };
+        place
+            .prepare(command)
+            .during(|| format!("find the place of `{name}`"))?;
+        let exec = |e| LabError::Exec(name.to_owned(), e);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(exec)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A tool that stops at a bad line closes its input; its own message says more.
+            let _ = stdin
+                .write_all(input.as_bytes())
+                .and_then(|()| stdin.write_all(b"\n"));
+        }
+        let output = child.wait_with_output().map_err(exec)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let message = explain(input, &String::from_utf8_lossy(&output.stderr));
+        Err(LabError::Tool {
+            command: name.to_owned(),
+            message,
+        })
+    }
 }
 
 /// The tool's message, with the text of the line it complains about (`Command failed -:12`).

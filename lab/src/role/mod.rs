@@ -1,7 +1,12 @@
 //! What the lab's own processes do: `aggrik8s lab-role ROLE …` ends here.
 
+mod counters;
+mod dns;
+mod drone;
 mod echo;
 mod http;
+mod ndvi_server;
+mod resolve;
 mod starve;
 
 use std::net::SocketAddr;
@@ -32,8 +37,11 @@ pub fn main(args: &[String]) -> Result<(), RoleError> {
         .split_first()
         .ok_or_else(|| RoleError::Unknown(String::new()))?;
     match role.as_str() {
+        "dns" => dns::main(rest),
+        "drone" => drone::main(rest),
         "echo" => echo::main(rest),
         "http" => http::main(rest),
+        "ndvi-server" => ndvi_server::main(rest),
         "starve" => starve::main(rest),
         "line" => {
             let options = crate::line::Options::from_args(rest.iter().cloned())?;
@@ -86,6 +94,18 @@ impl<'a> Arguments<'a> {
                 })
             })
             .collect()
+    }
+
+    /// One value at most.
+    fn optional<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, RoleError> {
+        let mut values = self.all(name)?;
+        match (values.pop(), values.pop()) {
+            (value, None) => Ok(value),
+            _ => Err(RoleError::Arguments {
+                role: self.role,
+                message: format!("--{name} must be given once at most"),
+            }),
+        }
     }
 
     /// Exactly one value.

@@ -375,8 +375,12 @@ fn check(topology: &Topology) -> Result<(), String> {
             return Err(format!("two parts of the lab would be called `{name}`"));
         }
     }
-    if let Some(long) = topology.netns_names().into_iter().find(|n| n.len() > 120) {
-        return Err(format!("name `{long}` is too long for a namespace"));
+    // The path of an agent's socket, which has at most 107 bytes, contains the name.
+    if let Some((_, node)) = topology.nodes().find(|(_, n)| n.key.len() > 48) {
+        return Err(format!(
+            "node name `{}` is longer than 48 characters",
+            node.key
+        ));
     }
     Ok(())
 }
