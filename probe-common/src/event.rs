@@ -1,6 +1,6 @@
 //! What goes through the ring buffer: failures, outliers, and one record per step of a probe connection.
 
-use crate::address::Address;
+use crate::address::{self, Address};
 
 /// How the kernel saw a connection at the moment of the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,8 +96,8 @@ impl Event {
             at_ns: u64_at(0)?,
             connect_ns: u64_at(8)?,
             netns_cookie: u64_at(16)?,
-            local: bytes.get(24..40)?.try_into().ok()?,
-            remote: bytes.get(40..56)?.try_into().ok()?,
+            local: address::from_octets(bytes.get(24..40)?.try_into().ok()?),
+            remote: address::from_octets(bytes.get(40..56)?.try_into().ok()?),
             local_port: u16_at(56)?,
             remote_port: u16_at(58)?,
             handshake_rtt_us: u32_at(60)?,

@@ -15,7 +15,11 @@ fn main() -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["load", cgroup, pins] => {
-            let report = loader::load(&Options::new(*cgroup, *pins)).map_err(|error| {
+            let mut options = Options::new(*cgroup, *pins);
+            if let Some(path) = std::env::var_os("PROBE_OBJECT") {
+                options.object = std::fs::read(path)?.into();
+            }
+            let report = loader::load(&options).map_err(|error| {
                 let hint = error.hint().unwrap_or_default().into_owned();
                 anyhow::Error::new(error).context(hint)
             })?;
@@ -34,7 +38,13 @@ fn show(pins: &Path) -> Result<()> {
         println!("{} {value}", counter.name());
     }
     for (key, data) in maps.series()? {
-        println!("{:?} {:?} {:?} {:?}", key.remote(), key.direction(), key.class(), key.origin());
+        println!(
+            "{:?} {:?} {:?} {:?}",
+            key.remote(),
+            key.direction(),
+            key.class(),
+            key.origin()
+        );
         for counter in Counter::ALL {
             if data.counter(*counter) > 0 {
                 println!("    {} {}", counter.name(), data.counter(*counter));

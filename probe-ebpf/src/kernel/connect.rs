@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::{ffi::c_void, ptr};
-use probe_common::{Counter, Direction, GlobalCounter, Outcome, address};
+use probe_common::{Direction, GlobalCounter, Outcome, address};
 use probe_ebpf::{decide::phase, tcp};
 
 use super::{
@@ -79,7 +79,7 @@ fn attempt(ctx: *mut bpf_sock_addr, wanted: [u32; 4]) -> i32 {
 pub(super) fn local_failure(context: *mut c_void, socket: &mut Socket) {
     let ends = Ends {
         local: address::ANY,
-        remote: address::from_v6_fields(socket.address),
+        remote: socket.address,
         local_port: socket.local_port,
         remote_port: socket.remote_port,
     };
@@ -87,7 +87,7 @@ pub(super) fn local_failure(context: *mut c_void, socket: &mut Socket) {
     socket.syn_retransmits = 0;
     series::assign(socket, &ends, Direction::Initiator);
     if let Some(slot) = shard(socket.slot) {
-        add(slot, Counter::FailedLocal, 1);
+        add!(slot, FailedLocal, 1);
     }
     emit::event(
         context,

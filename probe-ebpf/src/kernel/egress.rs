@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use core::ptr;
-use probe_common::{Counter, Direction, GlobalCounter, HistogramKind, address};
+use probe_common::{Direction, GlobalCounter, address};
 use probe_ebpf::{
     decide::{self, phase},
     tcp,
@@ -19,7 +19,7 @@ use super::{
     context::{load_address, load32, load64},
     maps::{SOCKETS, Socket},
     release::{lost, remote_end},
-    series::{self, Ends, add, count, record, shard},
+    series::{self, Ends, add, count, record, record_at, shard},
     sock_ops::bytes,
 };
 
@@ -90,7 +90,7 @@ fn adopt(sk: *mut bpf_sock, state: u32) {
     socket.phase = phase::ESTABLISHED;
     count(GlobalCounter::OldSocketsCovered);
     if let Some(slot) = shard(socket.slot) {
-        add(slot, Counter::Adopted, 1);
+        add!(slot, Adopted, 1);
     }
 }
 
@@ -100,7 +100,7 @@ fn ends(sk: *mut bpf_sock) -> Ends {
     let local = if load32!(sk, bpf_sock, family) == tcp::AF_INET {
         address::from_v4_field(load32!(sk, bpf_sock, src_ip4))
     } else {
-        address::from_v6_fields(load_address!(sk, bpf_sock, src_ip6))
+        load_address!(sk, bpf_sock, src_ip6)
     };
     Ends {
         local,
@@ -148,7 +148,7 @@ fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     {
         return;
     }
-    add(slot, Counter::Closed, 1);
+    add!(slot, Closed, 1);
     // In LAST_ACK and CLOSING the peer's FIN is among the bytes.
     let fin = state == tcp::LAST_ACK || state == tcp::CLOSING;
     bytes(slot, socket, sent, received.saturating_sub(u64::from(fin)));
@@ -156,11 +156,11 @@ fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
         retransmits(slot, socket, tcp);
     }
     if state == tcp::CLOSE && socket.released != 0 {
-        add(slot, Counter::ResetLocal, 1);
+        add!(slot, ResetLocal, 1);
     }
     let min_rtt = load32!(tcp, bpf_tcp_sock, rtt_min);
     if min_rtt != 0 && min_rtt != u32::MAX {
-        record(slot, HistogramKind::Minimum, u64::from(min_rtt) * 1000);
+        record!(slot, Minimum, u64::from(min_rtt) * 1000);
     }
 }
 
@@ -168,11 +168,7 @@ fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
 fn retransmits(slot: *mut probe_common::Slot, socket: &mut Socket, tcp: *mut bpf_tcp_sock) {
     let total = load32!(tcp, bpf_tcp_sock, total_retrans);
     if total > socket.retransmits {
-        add(
-            slot,
-            Counter::Retransmits,
-            u64::from(total - socket.retransmits),
-        );
+        add!(slot, Retransmits, u64::from(total - socket.retransmits),);
         socket.retransmits = total;
     }
 }

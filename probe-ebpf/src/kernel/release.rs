@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::SockContext,
 };
 use core::ptr;
-use probe_common::{Address, Counter, GlobalCounter, Outcome, address};
+use probe_common::{Address, GlobalCounter, Outcome, address};
 use probe_ebpf::{
     decide::{self, phase},
     tcp,
@@ -17,7 +17,7 @@ use super::{
     context::{load_address, load16, load32},
     emit::{self, Figures},
     maps::{SOCKETS, Socket},
-    series::{Ends, add, count, shard},
+    series::{Ends, add, add_failure, count, shard},
 };
 
 #[cgroup_sock(sock_release)]
@@ -65,13 +65,13 @@ fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
         Outcome::AbortedByApplication
     };
     if let Some(slot) = shard(socket.slot) {
-        add(slot, decide::failure_counter(outcome), 1);
+        add_failure(slot, outcome);
     }
     let now = emit::now();
     let (remote, remote_port) = remote_end(sk);
     // This hook may not read the socket's own address.
     let ends = Ends {
-        local: address::from_v6_fields(socket.address),
+        local: socket.address,
         remote,
         local_port: socket.local_port,
         remote_port,
@@ -107,7 +107,7 @@ fn established(socket: &mut Socket, state: u32) {
     if unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::ESTABLISHED, phase::DONE) }
         && let Some(slot) = shard(socket.slot)
     {
-        add(slot, Counter::Closed, 1);
+        add!(slot, Closed, 1);
     }
 }
 
@@ -126,7 +126,7 @@ pub(super) fn remote_end(sk: *mut bpf_sock) -> (Address, u16) {
     let remote = if load32!(sk, bpf_sock, family) == tcp::AF_INET {
         address::from_v4_field(load32!(sk, bpf_sock, dst_ip4))
     } else {
-        address::from_v6_fields(load_address!(sk, bpf_sock, dst_ip6))
+        load_address!(sk, bpf_sock, dst_ip6)
     };
     (remote, u16::from_be(load16!(sk, bpf_sock, dst_port)))
 }

@@ -2,8 +2,8 @@
 
 use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, maps::lpm_trie::Key};
 use probe_common::{
-    Address, ClassId, Config, Counter, Direction, GlobalCounter, HistogramKind, Origin, RemoteId,
-    SeriesKey, ServiceKey, Slot, address, histogram,
+    Address, ClassId, Config, Direction, GlobalCounter, Origin, Outcome, RemoteId, SeriesKey,
+    ServiceKey, Slot, address, histogram,
 };
 
 use super::{
@@ -77,7 +77,7 @@ pub(super) struct Ends {
 }
 
 /// Gives the socket its series. For [`Direction::Unknown`] the smaller port is taken for the service.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn assign(socket: &mut Socket, ends: &Ends, direction: Direction) {
     let Some(config) = config() else { return };
     let serves_here = match direction {
@@ -140,22 +140,46 @@ pub(super) fn shard(slot: u32) -> Option<*mut Slot> {
     SLOTS.get_ptr_mut(slot * shards + (cpu & shards.wrapping_sub(1)))
 }
 
+/// Adds to a counter. The offset is in the instruction: as a register it would be another constant on
+/// every path that meets here, which the verifier refuses without PERFMON.
+macro_rules! add {
+    ($slot:expr, $counter:ident, $by:expr $(,)?) => {
+        // SAFETY: `$slot` is a map value and the counter lies within it.
+        unsafe {
+            core::arch::asm!(
+                "lock *(u64 *)({slot} + {offset}) += {by}",
+                slot = in(reg) $slot,
+                offset = const 8 * probe_common::Counter::$counter as usize,
+                by = in(reg) $by as u64,
+            )
+        }
+    };
+}
+pub(super) use add;
+
+/// Adds one to the counter of a failed connect.
 #[inline(always)]
-pub(super) fn add(slot: *mut Slot, counter: Counter, by: u64) {
-    // SAFETY: `slot` is a map value and the index is within it.
-    unsafe {
-        atomic::add(
-            (&raw mut (*slot).counters)
-                .cast::<u64>()
-                .add(counter as usize),
-            by,
-        );
+pub(super) fn add_failure(slot: *mut Slot, outcome: Outcome) {
+    match outcome {
+        Outcome::Refused => add!(slot, FailedRefused, 1),
+        Outcome::Timeout => add!(slot, FailedTimeout, 1),
+        Outcome::AbortedByApplication => add!(slot, FailedAborted, 1),
+        Outcome::IcmpError => add!(slot, FailedIcmp, 1),
+        Outcome::Local => add!(slot, FailedLocal, 1),
+        _ => add!(slot, FailedUnknown, 1),
     }
 }
 
-/// Records a duration.
+/// Records a duration; `$kind` is a [`probe_common::HistogramKind`].
+macro_rules! record {
+    ($slot:expr, $kind:ident, $ns:expr $(,)?) => {
+        record_at::<{ probe_common::HistogramKind::$kind as usize }>($slot, $ns)
+    };
+}
+pub(super) use record;
+
 #[inline(always)]
-pub(super) fn record(slot: *mut Slot, kind: HistogramKind, ns: u64) {
+pub(super) fn record_at<const KIND: usize>(slot: *mut Slot, ns: u64) {
     let bucket = atomic::opaque(histogram::index(ns) as u64);
     if bucket >= histogram::BUCKETS as u64 {
         return;
@@ -164,7 +188,7 @@ pub(super) fn record(slot: *mut Slot, kind: HistogramKind, ns: u64) {
     unsafe {
         let histogram = (&raw mut (*slot).histograms)
             .cast::<histogram::Histogram>()
-            .add(kind as usize);
+            .add(KIND);
         atomic::add(&raw mut (*histogram).sum_ns, ns);
         atomic::add(
             (&raw mut (*histogram).buckets)
@@ -174,6 +198,6 @@ pub(super) fn record(slot: *mut Slot, kind: HistogramKind, ns: u64) {
         );
     }
     if histogram::clamps(ns) {
-        add(slot, Counter::Clamped, 1);
+        add!(slot, Clamped, 1);
     }
 }

@@ -444,7 +444,10 @@ pub fn prefix_key(net: IpNet) -> (u32, Address) {
             u32::from(net.prefix_len()) + address::V4_BITS,
             address::from_v4(net.network().octets()),
         ),
-        IpNet::V6(net) => (u32::from(net.prefix_len()), net.network().octets()),
+        IpNet::V6(net) => (
+            u32::from(net.prefix_len()),
+            address::from_octets(net.network().octets()),
+        ),
     }
 }
 
@@ -452,13 +455,13 @@ pub fn prefix_key(net: IpNet) -> (u32, Address) {
 pub fn to_address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(v4) => address::from_v4(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
+        IpAddr::V6(v6) => address::from_octets(v6.octets()),
     }
 }
 
 /// The other way; v4-mapped becomes IPv4.
 pub fn from_address(bytes: Address) -> IpAddr {
-    IpAddr::from(bytes).to_canonical()
+    IpAddr::from(address::octets(bytes)).to_canonical()
 }
 
 pub(super) fn open_as<T>(
