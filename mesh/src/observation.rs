@@ -196,7 +196,7 @@ pub struct NodeAccount {
     /// Offset of the node's wall clock to the collector's, s, with its bound (half the round trip), s.
     pub clock_offset_seconds: Option<f64>,
     pub clock_offset_bound_seconds: Option<f64>,
-    /// Offset of the node's `CLOCK_MONOTONIC` to the collector's wall clock, s, with the same bound.
+    /// Offset of the node's `CLOCK_MONOTONIC` to one clock of the collector that all nodes are compared with, s, with the same bound.
     #[serde(default)]
     pub monotonic_offset_seconds: Option<f64>,
     /// The wall clock was stepped during the run by this many seconds.

@@ -67,11 +67,9 @@ pub const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: CONFIG_IDS,
         severity: Severity::Gate,
-        claim: "every cluster has an id and a name of its own, and every agent is the one that mesh.yaml declares at its address",
-        witness: "mesh.yaml and the identity each agent gives",
-        text: "Two clusters with one id overwrite each other's identities in Cilium ClusterMesh. \
-               An agent that calls itself by another name than mesh.yaml does usually means a copied address or two clusters behind one NodePort; \
-               nothing it says is used. Fix the address or the name in mesh.yaml.",
+        claim: "every cluster has an id and a name of its own",
+        witness: "mesh.yaml",
+        text: "Two clusters with one id overwrite each other's identities in Cilium ClusterMesh. Give each an id and a name of its own, in mesh.yaml and in Cilium.",
     },
     CheckSpec {
         id: CONFIG_CIDRS,
@@ -94,7 +92,8 @@ pub const CHECKS: &[CheckSpec] = &[
         severity: Severity::Gate,
         claim: "the agents of every node in scope answered for the whole run and did not restart",
         witness: "the collector's own connection to each agent",
-        text: "An agent that cannot be asked, answers what cannot be believed, or goes away in the middle leaves its links UNDECIDED: that is missing evidence, not a network verdict. \
+        text: "An agent that cannot be asked, answers what cannot be believed, calls itself by another name than mesh.yaml does, or goes away in the middle leaves its links UNDECIDED: \
+               that is missing evidence, not a network verdict. \
                Probes towards such a node are void as well, since its responder may be gone with it. Check the agent on the node that is named, then run verify again.",
     },
     CheckSpec {

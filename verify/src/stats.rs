@@ -103,11 +103,7 @@ pub fn samples_needed(p0: f64, confidence: f64, rate: f64) -> Option<u64> {
     let alpha = 1.0 - confidence;
     if rate < p0 {
         // For k bad trials, the fewest trials that still prove the objective.
-        let fewest = |k: u64| {
-            smallest(k + 1, SAMPLES_CAP, |n| {
-                p_too_few(Count::new(n, k), p0) <= alpha
-            })
-        };
+        let fewest = |k: u64| samples_tolerating(p0, confidence, k);
         let k = smallest(0, SAMPLES_CAP / 100, |k| {
             fewest(k).is_none_or(|n| k as f64 >= rate * n as f64)
         })?;
@@ -122,6 +118,13 @@ pub fn samples_needed(p0: f64, confidence: f64, rate: f64) -> Option<u64> {
     } else {
         None
     }
+}
+
+/// Fewest trials that prove the objective `p0` although `bad` of them were bad.
+pub fn samples_tolerating(p0: f64, confidence: f64, bad: u64) -> Option<u64> {
+    smallest(bad + 1, SAMPLES_CAP, |n| {
+        p_too_few(Count::new(n, bad), p0) <= 1.0 - confidence
+    })
 }
 
 /// Smallest x in `from..=to` with `holds(x)`, for a condition that stays true once it is.
@@ -265,6 +268,9 @@ mod tests {
         assert_eq!(samples_needed(0.01, 0.95, 0.0), Some(299));
         assert_eq!(samples_needed(0.001, 0.95, 0.0), Some(2_995));
         assert_eq!(samples_needed(0.05, 0.95, 0.0), Some(59));
+        assert_eq!(samples_tolerating(0.01, 0.95, 0), Some(299));
+        assert_eq!(samples_tolerating(0.01, 0.95, 1), Some(473));
+        assert_eq!(samples_tolerating(0.01, 0.95, 2), Some(628));
         assert!(upper_bound(Count::new(299, 0), 0.95) <= 0.01);
         assert!(upper_bound(Count::new(298, 0), 0.95) > 0.01);
     }

@@ -1,0 +1,104 @@
+//! Colour, symbols and their words; ASCII where asked for. Meaning never rests on colour or symbol alone.
+
+use std::io::IsTerminal;
+
+use anstyle::{AnsiColor, Color};
+use clap::ValueEnum;
+use verify::{Outcome, Status};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On terminals, unless NO_COLOR is set
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
+    pub color: bool,
+    pub ascii: bool,
+}
+
+impl Style {
+    pub fn for_stream(choice: ColorChoice, ascii: bool, stream: &impl IsTerminal) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let color = match choice {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => !refused && stream.is_terminal(),
+        };
+        Self { color, ascii }
+    }
+
+    pub(crate) fn paint(self, text: &str, color: AnsiColor, bold: bool) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let style = anstyle::Style::new().fg_color(Some(Color::Ansi(color)));
+        let style = if bold { style.bold() } else { style };
+        format!("{style}{text}{style:#}")
+    }
+
+    pub(crate) fn bold(self, text: &str) -> String {
+        if !self.color {
+            return text.to_owned();
+        }
+        let style = anstyle::Style::new().bold();
+        format!("{style}{text}{style:#}")
+    }
+
+    /// Symbol and word of a status.
+    pub(crate) fn status(self, status: Status) -> String {
+        let (symbol, ascii, word, color) = match status {
+            Status::Pass => ("✓", "ok", "ok", AnsiColor::Green),
+            Status::Fail => ("✗", "xx", "fail", AnsiColor::Red),
+            Status::Undecided => ("?", "??", "unknown", AnsiColor::Yellow),
+            Status::Info => ("·", "--", "info", AnsiColor::Cyan),
+        };
+        let symbol = if self.ascii { ascii } else { symbol };
+        self.paint(&format!("{symbol} {word:7}"), color, false)
+    }
+
+    /// A warning: a check that failed and decides nothing.
+    pub(crate) fn warning(self) -> String {
+        let symbol = if self.ascii { "!!" } else { "!" };
+        self.paint(&format!("{symbol} {:7}", "warn"), AnsiColor::Yellow, false)
+    }
+
+    /// Symbol and words of a result, `width` characters wide.
+    pub(crate) fn outcome(self, outcome: Outcome, width: usize) -> String {
+        let (symbol, ascii, color) = match outcome {
+            Outcome::Ready => ("✓", "ok", AnsiColor::Green),
+            Outcome::NotReady => ("✗", "xx", AnsiColor::Red),
+            Outcome::Undecided => ("?", "??", AnsiColor::Yellow),
+        };
+        let symbol = if self.ascii { ascii } else { symbol };
+        self.paint(
+            &format!("{:width$}", format!("{symbol} {}", outcome.words())),
+            color,
+            true,
+        )
+    }
+
+    pub(crate) fn arrow(self) -> &'static str {
+        if self.ascii { "->" } else { "→" }
+    }
+
+    /// Sentences made by `verify` use arrows and signs that ASCII has not.
+    pub(crate) fn plain(self, text: &str) -> String {
+        if !self.ascii {
+            return text.to_owned();
+        }
+        let text = text
+            .replace('→', "->")
+            .replace('±', "+-")
+            .replace('×', "x")
+            .replace('≤', "<=")
+            .replace('…', "...");
+        text.chars()
+            .map(|c| if c.is_ascii() { c } else { '?' })
+            .collect()
+    }
+}

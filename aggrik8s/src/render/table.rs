@@ -1,0 +1,276 @@
+//! The answer for a person: links, checks, failures with what was seen, why, and what to do; the result last.
+
+use std::fmt::Write;
+
+use verify::checks::{CHECKS, CheckSpec, Severity};
+use verify::{Check, Outcome, Report, Status};
+
+use super::causes;
+use super::clean;
+use super::style::Style;
+
+/// Links, one line per kind of check, causes, result.
+pub fn table(report: &Report, style: Style) -> String {
+    let mut out = String::new();
+    links(&mut out, report, style);
+    checks(&mut out, report, style);
+    causes::write(&mut out, report, style);
+    result(&mut out, report, style);
+    out
+}
+
+/// Only what is wrong, and the result.
+pub fn short(report: &Report, style: Style) -> String {
+    let mut out = String::new();
+    for row in report
+        .links
+        .iter()
+        .filter(|row| row.result != Outcome::Ready || row.path_result != Outcome::Ready)
+    {
+        let _ = writeln!(
+            out,
+            "{} {} {}: link {}, path {}",
+            clean(&row.source_cluster),
+            style.arrow(),
+            clean(&row.target_cluster),
+            style.outcome(row.result, 0),
+            style.outcome(row.path_result, 0)
+        );
+    }
+    causes::write(&mut out, report, style);
+    result(&mut out, report, style);
+    out
+}
+
+fn links(out: &mut String, report: &Report, style: Style) {
+    let names: Vec<String> = report
+        .links
+        .iter()
+        .map(|row| {
+            format!(
+                "{} {} {}",
+                clean(&row.source_cluster),
+                style.arrow(),
+                clean(&row.target_cluster)
+            )
+        })
+        .collect();
+    let width = names
+        .iter()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(4)
+        .max(4);
+    let upper = if style.ascii { "loss<=" } else { "loss ≤" };
+    let header = format!(
+        "{:width$}  {:>6} {:>6}  {upper:>8}  {:>9} {:>9}  {:>9} {:>9}  {:13}  {:13}",
+        "link", "probes", "failed", "conn p50", "conn p99", "rtt p50", "rtt p99", "path", "verdict"
+    );
+    let _ = writeln!(out, "{}", style.bold(header.trim_end()));
+    for (row, name) in report.links.iter().zip(names) {
+        let pad = width - name.chars().count();
+        let _ = writeln!(
+            out,
+            "{name}{:pad$}  {:>6} {:>6}  {:>8}  {:>9} {:>9}  {:>9} {:>9}  {}  {}",
+            "",
+            row.n,
+            row.failed,
+            row.loss_upper.map_or_else(|| "-".to_owned(), share),
+            milliseconds(row.connect_p50_seconds),
+            milliseconds(row.connect_p99_seconds),
+            milliseconds(row.handshake_rtt_p50_seconds),
+            milliseconds(row.handshake_rtt_p99_seconds),
+            style.outcome(row.path_result, 13),
+            style.outcome(row.result, 13).trim_end()
+        );
+    }
+    out.push('\n');
+}
+
+fn checks(out: &mut String, report: &Report, style: Style) {
+    let width = CHECKS.iter().map(|spec| spec.id.len()).max().unwrap_or(0);
+    let mut family = "";
+    for spec in CHECKS {
+        let rows: Vec<&Check> = report
+            .checks
+            .iter()
+            .filter(|check| check.id == spec.id)
+            .collect();
+        if rows.is_empty() {
+            continue;
+        }
+        if spec.family() != family {
+            family = spec.family();
+            let _ = writeln!(out, "{}", style.bold(family));
+        }
+        let _ = writeln!(
+            out,
+            "  {}  {:width$}  {}",
+            mark(spec, &rows, style),
+            spec.id,
+            style.plain(&clean(&summary(spec, &rows)))
+        );
+    }
+    out.push('\n');
+}
+
+fn mark(spec: &CheckSpec, rows: &[&Check], style: Style) -> String {
+    let worst = rows
+        .iter()
+        .map(|check| check.status)
+        .max_by_key(|status| match status {
+            Status::Fail => 3,
+            Status::Undecided => 2,
+            Status::Pass => 1,
+            Status::Info => 0,
+        })
+        .unwrap_or(Status::Undecided);
+    if worst == Status::Fail && spec.severity == Severity::Warn {
+        style.warning()
+    } else {
+        style.status(worst)
+    }
+}
+
+/// "6 of 6 links · worst bad share ≤ 0.5 %".
+fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
+    let good = rows
+        .iter()
+        .filter(|check| check.status == Status::Pass)
+        .count();
+    let unit = match (
+        rows[0].source_cluster.is_some(),
+        rows[0].target_cluster.is_some(),
+    ) {
+        (true, true) => "links",
+        (true, false) => "agents",
+        (false, true) => return rows[0].evidence.join("; "),
+        (false, false) => {
+            return rows[0]
+                .cause
+                .clone()
+                .unwrap_or_else(|| rows[0].expected.text.clone());
+        }
+    };
+    let unit = if spec.id == "config.clock" {
+        "nodes"
+    } else {
+        unit
+    };
+    let mut text = format!("{good} of {} {unit}", rows.len());
+    let worst =
+        |of: fn(&Check) -> Option<f64>| rows.iter().filter_map(|check| of(check)).reduce(f64::max);
+    if let Some(upper) = worst(|check| check.observed.rate_upper) {
+        text += &format!(", bad share at most {}", share(upper));
+        if let Some(expected) = rows[0].expected.rate_at_most {
+            text += &format!(" (objective {})", share(expected));
+        }
+    }
+    if let Some(threshold) = worst(|check| check.expected.threshold_seconds)
+        && spec.id != "config.clock"
+    {
+        text += &format!(", threshold {}", milliseconds(Some(threshold)));
+    }
+    if let Some(offset) = worst(|check| check.observed.offset_seconds.map(f64::abs)) {
+        let bound = worst(|check| check.observed.offset_bound_seconds);
+        text += &format!(
+            ", largest offset {} ± {}",
+            milliseconds(Some(offset)),
+            milliseconds(bound)
+        );
+    }
+    if let Some(delay) = worst(|check| check.observed.user_space_delay_seconds) {
+        text += &format!(", user-space delay at most {}", milliseconds(Some(delay)));
+    }
+    let starved: u64 = rows
+        .iter()
+        .filter_map(|check| check.observed.excluded_starved)
+        .sum();
+    if starved > 0 {
+        text += &format!(", {starved} starved samples left out");
+    }
+    text
+}
+
+fn result(out: &mut String, report: &Report, style: Style) {
+    let counted = |status| {
+        report
+            .checks
+            .iter()
+            .filter(|check| check.severity == Severity::Gate && check.status == status)
+            .count()
+    };
+    let detail = match report.result {
+        Outcome::Ready => format!(
+            "with {} confidence: every objective of every link and node holds",
+            report
+                .confidence
+                .ready
+                .map_or_else(|| "unknown".to_owned(), floor_percent)
+        ),
+        Outcome::NotReady => format!(
+            "with {} confidence: {} of {} checks failed, {} undecided",
+            report
+                .confidence
+                .not_ready
+                .map_or_else(|| "unknown".to_owned(), floor_percent),
+            counted(Status::Fail),
+            report.checks.len(),
+            counted(Status::Undecided)
+        ),
+        Outcome::Undecided => {
+            let more = report
+                .checks
+                .iter()
+                .filter_map(|check| check.more_samples_needed)
+                .max();
+            let more = more.map_or_else(String::new, |n| {
+                format!("; {n} more samples per link would settle the figures")
+            });
+            format!(
+                "{} of {} checks lack evidence{more}",
+                counted(Status::Undecided),
+                report.checks.len()
+            )
+        }
+    };
+    let _ = writeln!(
+        out,
+        "{} {detail} ({:.1} s)",
+        style.outcome(report.result, 0),
+        report.duration_seconds
+    );
+}
+
+/// Rounded down: a confidence is never overstated.
+fn floor_percent(share: f64) -> String {
+    format!("{:.1} %", (share * 1_000.0 + 1e-9).floor() / 10.0)
+}
+
+/// A share in per cent with three significant digits.
+fn share(share: f64) -> String {
+    let percent = share * 100.0;
+    let digits = if percent >= 10.0 {
+        1
+    } else if percent >= 1.0 {
+        2
+    } else {
+        3
+    };
+    format!("{percent:.digits$} %")
+}
+
+fn milliseconds(seconds: Option<f64>) -> String {
+    let Some(seconds) = seconds else {
+        return "-".to_owned();
+    };
+    let ms = seconds * 1e3;
+    let digits = if ms >= 100.0 {
+        0
+    } else if ms >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{ms:.digits$} ms")
+}

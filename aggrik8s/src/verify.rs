@@ -1,0 +1,206 @@
+//! `aggrik8s verify`: plan, collect, judge, render.
+
+mod believe;
+mod clock;
+mod collect;
+mod plan;
+mod progress;
+mod signals;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::{Args, ValueEnum};
+use mesh::Mesh;
+use verify::report::{Occasion, Tool};
+use verify::{Policy, Report, judge};
+
+use crate::cli::{Global, complain, say};
+use crate::exit;
+use crate::render::{self, style::Style};
+
+/// Where `lab up` leaves its files.
+const LAB_FOLDER: &str = "/run/aggrik8s/lab";
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The mesh to verify
+    #[arg(
+        short = 'f',
+        long = "file",
+        value_name = "MESH_YAML",
+        env = "AGGRIK8S_MESH",
+        required_unless_present = "lab",
+        conflicts_with = "lab"
+    )]
+    file: Option<PathBuf>,
+    /// Verify the lab on this machine, by its own mesh.yaml
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "default")]
+    lab: Option<String>,
+    /// Form of the answer
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value = "table",
+        env = "AGGRIK8S_OUTPUT"
+    )]
+    output: Output,
+    /// Longest the whole run may take; what is missing then is unknown
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// How long the probes are spread over
+    #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = humantime::parse_duration)]
+    window: Duration,
+    /// Most bytes that probes of one node may send and receive, such as 5MB; fewer probes are sent if need be
+    #[arg(long, value_name = "BYTES", value_parser = plan::parse_bytes)]
+    budget: Option<u64>,
+    /// Checks to judge, by id or glob; may be repeated. evidence.* is always judged
+    #[arg(long, value_name = "GLOB")]
+    only: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Output {
+    /// Links, checks, and what failed and why
+    Table,
+    /// The whole report, schema/verify.schema.json
+    Json,
+    /// Only what is wrong, to paste into a chat
+    Short,
+}
+
+/// Why there is no verdict.
+#[derive(Debug, thiserror::Error)]
+enum VerifyError {
+    #[error("cannot read `{path}`")]
+    Read {
+        path: String,
+        #[source]
+        source: std::io::Error,
+        lab: Option<String>,
+    },
+    #[error("`{0}` is not the name of a lab")]
+    LabName(String),
+    /// Every problem of mesh.yaml, rendered with its lines.
+    #[error("{0}")]
+    Mesh(String),
+    #[error("nothing can be judged")]
+    Judge(#[from] verify::JudgeError),
+    #[error("cannot start")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl VerifyError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { lab: Some(name), .. } => Some(if name == "default" {
+                "`aggrik8s lab up` builds it".to_owned()
+            } else {
+                format!("`aggrik8s lab up --name {name}` builds it")
+            }),
+            Self::Read { lab: None, .. } => Some("name the file with -f, or a running lab with --lab".to_owned()),
+            Self::Judge(verify::JudgeError::UnknownCheck(_)) => Some("`aggrik8s explain` lists all checks".to_owned()),
+            Self::Judge(verify::JudgeError::EmptyScope) => Some("declare a second cluster, or `links:`, in mesh.yaml".to_owned()),
+            Self::Judge(verify::JudgeError::Unprovable { .. }) => {
+                Some("declare an objective that allows more than 0.01 % to be bad; tighter ones need a longer window than a fresh run has".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+pub fn run(args: &VerifyArgs, global: &Global) -> ExitCode {
+    match verdict(args, global) {
+        Ok(code) => ExitCode::from(code),
+        Err(VerifyError::Mesh(problems)) => {
+            let _ = write!(std::io::stderr(), "{problems}");
+            ExitCode::from(exit::USAGE)
+        }
+        Err(error) => complain(&error, error.hint().as_deref()),
+    }
+}
+
+fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
+    let (started_at, started) = (SystemTime::now(), Instant::now());
+    let mesh = read(args)?;
+    let policy = Policy {
+        only: args.only.clone(),
+    };
+    verify::check_scope(&mesh, &policy)?;
+    let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(VerifyError::Runtime)?;
+    let show_progress = !global.quiet && std::io::stderr().is_terminal();
+    if !global.quiet {
+        let _ = writeln!(std::io::stderr(), "{}", plan.budget());
+    }
+    let observations = runtime.block_on(async {
+        let mut signals = signals::Signals::new()?;
+        let progress = std::sync::Arc::new(progress::Progress::new(show_progress, plan.probes()));
+        tokio::select! {
+            observations = collect::collect(&mesh, &plan, args.timeout, &progress) => std::io::Result::Ok(Ok(observations)),
+            code = signals.next() => Ok(Err(code)),
+        }
+    });
+    // Dropping the runtime closes every connection, which ends the probes on the agents.
+    drop(runtime);
+    let observations = match observations.map_err(VerifyError::Runtime)? {
+        Ok(observations) => observations,
+        Err(code) => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "stopped by a signal before anything was decided"
+            );
+            return Ok(code);
+        }
+    };
+    let verdict = judge(&mesh, &observations, &policy)?;
+    let code = verdict.result.exit_code();
+    let report = Report::new(
+        verdict,
+        Occasion {
+            tool: Tool {
+                name: "aggrik8s".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                commit: option_env!("AGGRIK8S_COMMIT").map(str::to_owned),
+            },
+            command: "verify".to_owned(),
+            mesh: mesh.name.clone(),
+            started_at: humantime::format_rfc3339_millis(started_at).to_string(),
+            duration_seconds: started.elapsed().as_secs_f64(),
+        },
+    );
+    let style = Style::for_stream(global.color, global.ascii, &std::io::stdout());
+    say(&match args.output {
+        Output::Table => render::table(&report, style),
+        Output::Json => render::json(&report),
+        Output::Short => render::short(&report, style),
+    });
+    Ok(code)
+}
+
+fn read(args: &VerifyArgs) -> Result<Mesh, VerifyError> {
+    let path = match (&args.file, &args.lab) {
+        (Some(path), _) => path.clone(),
+        (None, lab) => {
+            let name = lab.as_deref().unwrap_or("default");
+            let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.is_empty() || !name.bytes().all(fine) {
+                return Err(VerifyError::LabName(probe_api::reply::printable(name, 80)));
+            }
+            PathBuf::from(LAB_FOLDER).join(name).join("mesh.yaml")
+        }
+    };
+    let name = probe_api::reply::printable(&path.display().to_string(), 400);
+    let text = std::fs::read_to_string(&path).map_err(|source| VerifyError::Read {
+        path: name.clone(),
+        source,
+        lab: args.lab.clone(),
+    })?;
+    Mesh::parse(&name, &text).map_err(|errors| VerifyError::Mesh(errors.render(&text)))
+}

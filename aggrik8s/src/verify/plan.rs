@@ -1,0 +1,549 @@
+//! Which probes answer the questions of a mesh, how many of each, and what they cost. Pure.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mesh::observation::{NodeRef, Plane, ProbeKind, ProbeTarget};
+use mesh::{Link, Mesh, Node, RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT, ServiceKind};
+use probe_api::{MAX_COUNT, MAX_TARGETS, PlannedTarget, ProbePlan};
+use verify::Policy;
+use verify::checks::{self, CHECKS};
+use verify::stats::samples_tolerating;
+
+/// Deadline of one probe: long enough to see a SYN that had to be sent again after a second.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bad probes that a healthy node may have without making its link undecided.
+const TOLERATED: u64 = 1;
+/// Most partners that a node of the larger cluster is probed with on one link; every node has as many.
+const PARTNERS: usize = 32;
+
+/// Bytes on the wire per probe, both directions, tunnel headers included.
+fn bytes(kind: ProbeKind) -> u64 {
+    match kind {
+        // SYN, SYN-ACK, ACK, request, reply, their ACKs, RST.
+        ProbeKind::Tcp => 1_100,
+        ProbeKind::Udp => 350,
+        ProbeKind::Http => 1_800,
+        ProbeKind::NdviTile => {
+            let pixels = u64::from(ndvi::PROBE_SIDE) * u64::from(ndvi::PROBE_SIDE);
+            // Two bands of two bytes there, one of two back, a tenth for headers.
+            pixels * 6 * 11 / 10 + 3_000
+        }
+    }
+}
+
+/// What one agent is asked to do: one stream per kind, so that each kind fills the whole window.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stream {
+    pub(super) source: NodeRef,
+    pub(super) plane: Plane,
+    pub(super) plan: ProbePlan,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub(super) streams: Vec<Stream>,
+    window: Duration,
+    /// Share of the probes that the byte budget left over.
+    kept: f64,
+}
+
+impl Plan {
+    pub(super) fn new(mesh: &Mesh, policy: &Policy, window: Duration, budget: Option<u64>) -> Self {
+        let mut wanted = Vec::new();
+        for link in &mesh.links {
+            link_targets(mesh, policy, link, &mut wanted);
+        }
+        let full = Self {
+            streams: streams(&wanted, window, 1.0),
+            window,
+            kept: 1.0,
+        };
+        let most = full
+            .per_node()
+            .values()
+            .map(|cost| cost.bytes)
+            .max()
+            .unwrap_or(0);
+        match budget {
+            Some(budget) if most > budget => {
+                let kept = budget as f64 / most as f64;
+                Self {
+                    streams: streams(&wanted, window, kept),
+                    window,
+                    kept,
+                }
+            }
+            _ => full,
+        }
+    }
+
+    pub(super) fn probes(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.plan.probes()).sum()
+    }
+
+    /// What is about to be spent, for a person.
+    pub(super) fn budget(&self) -> String {
+        let per_node = self.per_node();
+        let most = |of: fn(&Cost) -> u64| per_node.values().map(of).max().unwrap_or(0);
+        let total: u64 = per_node.values().map(|cost| cost.bytes).sum();
+        let mut text = format!(
+            "budget: at most {} connections, {} datagrams and {} per node over {} s; {} probes and {} in all from {} nodes",
+            most(|cost| cost.connections),
+            most(|cost| cost.datagrams),
+            human(most(|cost| cost.bytes)),
+            self.window.as_secs_f64(),
+            self.probes(),
+            human(total),
+            per_node.len()
+        );
+        if self.kept < 1.0 {
+            text += &format!(
+                "\nnote: --budget leaves {:.0} % of the probes; that may be too few to decide",
+                self.kept * 100.0
+            );
+        }
+        text
+    }
+
+    fn per_node(&self) -> BTreeMap<&NodeRef, Cost> {
+        let mut costs: BTreeMap<&NodeRef, Cost> = BTreeMap::new();
+        for stream in &self.streams {
+            let cost = costs.entry(&stream.source).or_default();
+            for target in &stream.plan.targets {
+                let count = u64::from(target.count);
+                if target.kind == ProbeKind::Udp {
+                    cost.datagrams += count;
+                } else {
+                    cost.connections += count;
+                }
+                cost.bytes += count * bytes(target.kind);
+            }
+        }
+        costs
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Cost {
+    connections: u64,
+    datagrams: u64,
+    bytes: u64,
+}
+
+struct Wanted {
+    source: NodeRef,
+    plane: Plane,
+    kind: ProbeKind,
+    target: ProbeTarget,
+    count: f64,
+}
+
+/// Which kinds of probes the selected checks live from.
+fn needed(policy: &Policy, kind: ProbeKind, plane: Plane) -> bool {
+    let ids: &[&str] = match (kind, plane) {
+        (ProbeKind::Tcp, Plane::Pod) => &[
+            checks::POD_TCP,
+            checks::LATENCY_CONNECT,
+            checks::LATENCY_HANDSHAKE,
+            checks::LOSS_TCP_SYN,
+        ],
+        (ProbeKind::Tcp, Plane::Node) => &[checks::NODE_TCP],
+        (ProbeKind::Udp, _) => &[checks::POD_UDP, checks::LOSS_UDP],
+        (ProbeKind::Http, _) => &[checks::POD_HTTP],
+        (ProbeKind::NdviTile, _) => &[checks::NDVI_SUCCESS, checks::NDVI_ROUND_TRIP],
+    };
+    debug_assert!(
+        ids.iter()
+            .all(|id| CHECKS.iter().any(|spec| spec.id == *id))
+    );
+    // Evidence is judged always, and lives from TCP probes of the pod plane.
+    (kind == ProbeKind::Tcp && plane == Plane::Pod) || ids.iter().any(|id| policy.selects(id))
+}
+
+fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Wanted>) {
+    let (Some(source), Some(target)) = (mesh.cluster(&link.source), mesh.cluster(&link.target))
+    else {
+        return;
+    };
+    let objectives = &mesh.objectives;
+    let proving =
+        |p0: f64| samples_tolerating(p0, objectives.confidence, TOLERATED).unwrap_or(0) as f64;
+    let connect = proving(1.0 - objectives.connect_success).max(proving(0.01));
+    let datagram = proving(objectives.loss);
+    let same = link.source == link.target;
+    let pairs = pairs(source.nodes.len(), target.nodes.len(), same);
+    // A node takes part in this many pairs at least, and has to prove the objective by itself.
+    let per_node = least_partners(&pairs, source.nodes.len(), target.nodes.len()).max(1) as f64;
+    let all = pairs.len().max(1) as f64;
+    for (plane, kind, port, count) in [
+        (
+            Plane::Pod,
+            ProbeKind::Tcp,
+            RESPONDER_ECHO_PORT,
+            connect.max(datagram) / per_node,
+        ),
+        // Either leg of an echo counts for one path direction; half of a node's are its own.
+        (
+            Plane::Pod,
+            ProbeKind::Udp,
+            RESPONDER_ECHO_PORT,
+            datagram / per_node,
+        ),
+        (
+            Plane::Pod,
+            ProbeKind::Http,
+            RESPONDER_HTTP_PORT,
+            connect / all,
+        ),
+        (
+            Plane::Node,
+            ProbeKind::Tcp,
+            RESPONDER_ECHO_PORT,
+            connect / all,
+        ),
+    ] {
+        if !needed(policy, kind, plane) {
+            continue;
+        }
+        for (s, t) in &pairs {
+            let (s, t) = (&source.nodes[*s], &target.nodes[*t]);
+            let Some(address) = address(s, t, plane) else {
+                continue;
+            };
+            wanted.push(Wanted {
+                source: node_ref(&link.source, s),
+                plane,
+                kind,
+                target: ProbeTarget {
+                    cluster: link.target.clone(),
+                    node: Some(t.name.clone()),
+                    service: None,
+                    address: SocketAddr::new(address, port),
+                },
+                count,
+            });
+        }
+    }
+    if !needed(policy, ProbeKind::NdviTile, Plane::Pod) {
+        return;
+    }
+    let count = proving(1.0 - objectives.ndvi_success) / source.nodes.len().max(1) as f64;
+    let served = |s: &&mesh::Service| s.kind == ServiceKind::Ndvi && s.cluster == link.target;
+    for service in mesh.services.iter().filter(served) {
+        let Some(address) = service.addresses.first() else {
+            continue;
+        };
+        for node in &source.nodes {
+            wanted.push(Wanted {
+                source: node_ref(&link.source, node),
+                plane: Plane::Pod,
+                kind: ProbeKind::NdviTile,
+                target: ProbeTarget {
+                    cluster: link.target.clone(),
+                    node: None,
+                    service: Some(service.name.clone()),
+                    address: SocketAddr::new(*address, service.port),
+                },
+                count,
+            });
+        }
+    }
+}
+
+fn node_ref(cluster: &str, node: &Node) -> NodeRef {
+    NodeRef {
+        cluster: cluster.to_owned(),
+        node: node.name.clone(),
+    }
+}
+
+/// The target's first address of a family that the source has as well.
+fn address(source: &Node, target: &Node, plane: Plane) -> Option<std::net::IpAddr> {
+    let of = |node: &Node| match plane {
+        Plane::Pod => node.agent_pod.clone(),
+        Plane::Node => node.addresses.clone(),
+    };
+    let own = of(source);
+    of(target)
+        .into_iter()
+        .find(|address| own.iter().any(|a| a.is_ipv4() == address.is_ipv4()))
+}
+
+/// Pairs (source, target) so that every node of the larger side has min([`PARTNERS`], smaller side)
+/// partners, and those of the smaller side at least as many: all pairs while clusters are small.
+fn pairs(sources: usize, targets: usize, same: bool) -> Vec<(usize, usize)> {
+    let (large, small) = (sources.max(targets), sources.min(targets));
+    let mut pairs = Vec::new();
+    if small == 0 {
+        return pairs;
+    }
+    let degree = small.min(PARTNERS);
+    for l in 0..large {
+        for step in 0..degree {
+            // Towards itself a cluster skips the node's own index.
+            let s = (l + step + usize::from(same && degree < small)) % small;
+            let (source, target) = if sources >= targets { (l, s) } else { (s, l) };
+            if !(same && source == target) {
+                pairs.push((source, target));
+            }
+        }
+    }
+    pairs
+}
+
+fn least_partners(pairs: &[(usize, usize)], sources: usize, targets: usize) -> usize {
+    let mut partners = (vec![0; sources], vec![0; targets]);
+    for (s, t) in pairs {
+        partners.0[*s] += 1;
+        partners.1[*t] += 1;
+    }
+    partners.0.into_iter().chain(partners.1).min().unwrap_or(0)
+}
+
+fn streams(wanted: &[Wanted], window: Duration, kept: f64) -> Vec<Stream> {
+    let mut by_stream: BTreeMap<(&NodeRef, Plane, ProbeKind), Vec<PlannedTarget>> = BTreeMap::new();
+    for want in wanted {
+        let count = (want.count * kept).ceil().clamp(1.0, f64::from(MAX_COUNT));
+        by_stream
+            .entry((&want.source, want.plane, want.kind))
+            .or_default()
+            .push(PlannedTarget {
+                target: want.target.clone(),
+                kind: want.kind,
+                count: count as u32,
+            });
+    }
+    let mut streams = Vec::new();
+    for ((source, plane, _), targets) in by_stream {
+        for targets in targets.chunks(MAX_TARGETS) {
+            let most = targets.iter().map(|t| t.count).max().unwrap_or(1).max(1);
+            streams.push(Stream {
+                source: source.clone(),
+                plane,
+                plan: ProbePlan {
+                    targets: targets.to_vec(),
+                    interval: (window / most).clamp(
+                        probe_api::request::MIN_INTERVAL,
+                        probe_api::request::MAX_INTERVAL,
+                    ),
+                    timeout: PROBE_TIMEOUT,
+                },
+            });
+        }
+    }
+    streams
+}
+
+/// `5MB`, `200 kB`, `1000`.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text
+        .trim()
+        .trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit = text.trim()[digits.len()..].trim();
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        _ => return Err(format!("`{unit}` is not B, kB, MB or GB")),
+    };
+    match digits.parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok((number * factor) as u64),
+        _ => Err(format!(
+            "`{text}` is not a positive number of bytes such as 5MB"
+        )),
+    }
+}
+
+fn human(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),
+        _ => format!("{:.1} MB", bytes as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_has_enough_partners() {
+        for (sources, targets, same) in [
+            (2, 2, false),
+            (1, 1, false),
+            (6, 2, false),
+            (3, 40, false),
+            (100, 60, false),
+            (2, 2, true),
+            (5, 5, true),
+            (50, 50, true),
+        ] {
+            let pairs = pairs(sources, targets, same);
+            let small = sources.min(targets) - usize::from(same);
+            assert!(
+                least_partners(&pairs, sources, targets) >= small.min(PARTNERS - 1),
+                "{sources} {targets} {same}"
+            );
+            assert!(pairs.len() <= sources.max(targets) * PARTNERS);
+            let mut unique = pairs.clone();
+            unique.sort_unstable();
+            unique.dedup();
+            assert_eq!(unique.len(), pairs.len());
+            assert!(!same || pairs.iter().all(|(s, t)| s != t));
+        }
+    }
+
+    #[test]
+    fn byte_sizes() {
+        assert_eq!(parse_bytes("5MB"), Ok(5_000_000));
+        assert_eq!(parse_bytes("200 kB"), Ok(200_000));
+        assert_eq!(parse_bytes("1.5k"), Ok(1_500));
+        assert_eq!(parse_bytes("77"), Ok(77));
+        for wrong in ["", "MB", "-1MB", "0", "5 parsec", "1e400"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn mesh(nodes: usize) -> Mesh {
+        let cluster = |c: u8, name: &str| mesh::Cluster {
+            name: name.to_owned(),
+            id: c.into(),
+            node_networks: Vec::new(),
+            pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            nodes: (0..nodes as u8)
+                .map(|n| Node {
+                    name: format!("{name}{n}"),
+                    addresses: vec![[192, 168, c, n + 1].into()],
+                    agent_pod: vec![[10, c, n, 1].into()],
+                    agent: None,
+                    agent_node_plane: None,
+                })
+                .collect(),
+            context: None,
+        };
+        let link = |s: &str, t: &str| Link {
+            source: s.to_owned(),
+            target: t.to_owned(),
+        };
+        Mesh {
+            name: "m".to_owned(),
+            clusters: vec![cluster(1, "a"), cluster(2, "b")],
+            clients: Vec::new(),
+            services: vec![mesh::Service {
+                name: "ndvi".to_owned(),
+                cluster: "a".to_owned(),
+                addresses: vec![[172, 16, 0, 1].into()],
+                port: 8080,
+                kind: ServiceKind::Ndvi,
+            }],
+            links: vec![link("a", "b"), link("b", "a")],
+            objectives: mesh::Objectives::default(),
+            tls: None,
+        }
+    }
+
+    /// Probes of a kind by node, as source and as target.
+    fn marginals(plan: &Plan, plane: Plane, kind: ProbeKind) -> Vec<u64> {
+        let mut sums: BTreeMap<(bool, String), u64> = BTreeMap::new();
+        for stream in plan.streams.iter().filter(|stream| stream.plane == plane) {
+            for target in stream
+                .plan
+                .targets
+                .iter()
+                .filter(|target| target.kind == kind)
+            {
+                *sums.entry((true, stream.source.node.clone())).or_default() +=
+                    u64::from(target.count);
+                let node = target.target.node.clone().unwrap_or_default();
+                *sums.entry((false, node)).or_default() += u64::from(target.count);
+            }
+        }
+        sums.into_values().collect()
+    }
+
+    #[test]
+    fn every_node_can_prove_one_percent_with_one_bad_probe() {
+        for nodes in [1, 2, 6] {
+            let plan = Plan::new(
+                &mesh(nodes),
+                &Policy::default(),
+                Duration::from_secs(12),
+                None,
+            );
+            for kind in [ProbeKind::Tcp, ProbeKind::Udp] {
+                let marginals = marginals(&plan, Plane::Pod, kind);
+                assert_eq!(marginals.len(), 4 * nodes);
+                assert!(
+                    marginals.iter().all(|n| (473..=500).contains(n)),
+                    "{nodes} {kind:?} {marginals:?}"
+                );
+            }
+            for (plane, kind) in [(Plane::Pod, ProbeKind::Http), (Plane::Node, ProbeKind::Tcp)] {
+                let sum: u64 = marginals(&plan, plane, kind).iter().sum();
+                // Both links, each counted by source and by target.
+                assert!(sum >= 4 * 473, "{nodes} {kind:?} {sum}");
+            }
+            for stream in &plan.streams {
+                stream.plan.check().expect("an agent accepts it");
+                assert!(
+                    stream.plan.longest() <= Duration::from_secs(15),
+                    "{stream:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_budget_is_kept() {
+        let full = Plan::new(&mesh(2), &Policy::default(), Duration::from_secs(12), None);
+        let most = |plan: &Plan| {
+            plan.per_node()
+                .values()
+                .map(|cost| cost.bytes)
+                .max()
+                .unwrap_or(0)
+        };
+        let small = Plan::new(
+            &mesh(2),
+            &Policy::default(),
+            Duration::from_secs(12),
+            Some(most(&full) / 4),
+        );
+        assert!(
+            most(&small) <= most(&full) / 4 + 40_000,
+            "{} {}",
+            most(&small),
+            most(&full)
+        );
+        assert!(small.budget().contains("25 %"), "{}", small.budget());
+        assert!(!full.budget().contains("note"));
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_probed() {
+        let only = |glob: &str| {
+            let policy = Policy {
+                only: vec![glob.to_owned()],
+            };
+            let plan = Plan::new(&mesh(2), &policy, Duration::from_secs(12), None);
+            let mut kinds: Vec<_> = plan
+                .streams
+                .iter()
+                .map(|stream| (stream.plane, stream.plan.targets[0].kind))
+                .collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            kinds
+        };
+        assert_eq!(only("latency.*"), [(Plane::Pod, ProbeKind::Tcp)]);
+        assert_eq!(
+            only("loss.udp"),
+            [(Plane::Pod, ProbeKind::Tcp), (Plane::Pod, ProbeKind::Udp)]
+        );
+        assert_eq!(only("*").len(), 5);
+    }
+}
