@@ -202,6 +202,7 @@ fn stamp(header: &libc::msghdr) -> io::Result<u64> {
 mod bpf {
     pub(super) const MAP_CREATE: libc::c_long = 0;
     pub(super) const PROG_LOAD: libc::c_long = 5;
+    pub(super) const PROG_QUERY: libc::c_long = 16;
     pub(super) const LINK_CREATE: libc::c_long = 28;
 
     #[repr(C)]
@@ -224,6 +225,17 @@ mod bpf {
         pub key_size: u32,
         pub value_size: u32,
         pub max_entries: u32,
+    }
+
+    #[repr(C)]
+    pub(super) struct ProgQuery {
+        pub target_fd: u32,
+        pub attach_type: u32,
+        pub query_flags: u32,
+        pub attach_flags: u32,
+        pub prog_ids: u64,
+        pub prog_cnt: u32,
+        pub padding: u32,
     }
 
     #[repr(C)]
@@ -264,6 +276,32 @@ pub fn create_map() -> io::Result<OwnedFd> {
             max_entries: 1,
         },
     )
+}
+
+/// How many programs of one attach type are attached to the cgroup itself.
+pub fn attached_programs(cgroup: &impl AsRawFd, attach_type: u32) -> io::Result<u32> {
+    let mut query = bpf::ProgQuery {
+        target_fd: cgroup.as_raw_fd() as u32,
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: 0,
+        prog_cnt: 0,
+        padding: 0,
+    };
+    // SAFETY: pointer and size describe `query`, into which the kernel writes the count.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf::PROG_QUERY,
+            &raw mut query,
+            size_of::<bpf::ProgQuery>(),
+        )
+    };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(query.prog_cnt)
 }
 
 /// Loads a program given as raw instructions.
@@ -309,4 +347,53 @@ pub fn link_to_cgroup(
             flags: 0,
         },
     )
+}
+
+/// Sets IP_MTU_DISCOVER or its IPv6 twin to one of `libc::IP_PMTUDISC_*`, which both share.
+pub fn set_mtu_discovery(socket: &std::net::UdpSocket, mode: i32) -> io::Result<()> {
+    let (level, name) = if socket.local_addr()?.is_ipv6() {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    };
+    // SAFETY: the descriptor is open, and the option is an int, which `mode` is.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const mode).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// What the kernel now believes of the path of a connected socket: IP_MTU or IPV6_MTU.
+pub fn path_mtu(socket: &std::net::UdpSocket) -> io::Result<i32> {
+    let (level, name) = if socket.local_addr()?.is_ipv6() {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU)
+    };
+    let (mut mtu, mut length) = (0_i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: the descriptor is open, the option is an int, and `length` says so.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw mut mtu).cast(),
+            &raw mut length,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(mtu)
+    }
 }
