@@ -88,20 +88,18 @@ pub(crate) fn service_specs(work: &Workload<'_>, bare: bool) -> Result<Vec<Proce
         let arguments = match pod.role {
             PodRole::Client => [args(["echo"]), listen(CLIENT_ECHO_PORT)].concat(),
             PodRole::Dns if !bare => [args(["dns"]), listen(53), dns_zone(work, cluster)?].concat(),
-            PodRole::Backend if !bare => match work
-                .topology
-                .services
-                .iter()
-                .find(|s| s.backend == pod.name)
-            {
-                Some(service) => [
-                    service_role(service),
-                    listen(service.port),
-                    stats(work, &pod.name),
-                ]
-                .concat(),
-                None => continue,
-            },
+            PodRole::Backend if !bare => {
+                let Some(service) = work
+                    .topology
+                    .services
+                    .iter()
+                    .find(|s| s.backend == pod.name)
+                else {
+                    continue;
+                };
+                let name = format!("{}/{}", cluster.name, node.name);
+                [service_role(work, service, &name), listen(service.port)].concat()
+            }
             _ => continue,
         };
         specs.push(work.role(&pod.name, &pod.netns, cgroup, arguments));
@@ -112,9 +110,14 @@ pub(crate) fn service_specs(work: &Workload<'_>, bare: bool) -> Result<Vec<Proce
     Ok(specs)
 }
 
-fn service_role(service: &ServiceNet) -> Vec<String> {
+/// `name` is what the backend calls itself in its answers.
+fn service_role(work: &Workload<'_>, service: &ServiceNet, name: &str) -> Vec<String> {
     match service.kind {
-        Kind::Ndvi => args(["ndvi-server"]),
+        Kind::Ndvi => [
+            args(["ndvi-server", "--name", name]),
+            stats(work, &service.backend),
+        ]
+        .concat(),
         Kind::Http => args(["http"]),
         Kind::Tcp => args(["echo"]),
     }
@@ -190,7 +193,15 @@ fn client_specs(work: &Workload<'_>) -> Result<Vec<ProcessSpec>> {
         };
         let target = SocketAddr::new(target, service.node_port).to_string();
         let arguments = [
-            args(["drone", "--target", &target, "--interval", "1s"]),
+            args([
+                "drone",
+                "--target",
+                &target,
+                "--interval",
+                "1s",
+                "--name",
+                &host.name,
+            ]),
             stats(work, &host.name),
         ]
         .concat();

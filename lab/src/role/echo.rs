@@ -15,7 +15,7 @@ const CONNECTIONS: usize = 1024;
 
 /// `--listen ADDRESS:PORT`, any number.
 pub(super) fn main(args: &[String]) -> Result<(), RoleError> {
-    let args = Arguments::parse(ROLE, args, &["listen", "stats"])?;
+    let args = Arguments::parse(ROLE, args, &["listen"])?;
     let addresses: Vec<SocketAddr> = args.all("listen")?;
     block_on(ROLE, async {
         let mut servers = JoinSet::new();
