@@ -1,8 +1,7 @@
 //! What must hold before the loader touches anything; each failure is named with its fix.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -106,14 +105,6 @@ fn check_bpffs(pin_dir: &Path) -> Result<(), PreflightError> {
         });
     }
     Ok(())
-}
-
-/// True if both paths are the same file system object.
-pub(super) fn same_folder(a: &Path, b: &Path) -> bool {
-    match (fs::metadata(a), fs::metadata(b)) {
-        (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
