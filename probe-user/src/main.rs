@@ -1,3 +1,26 @@
 //! The agent: loads the kernel programs, reads their maps, probes its peers, answers for both.
 
-fn main() {}
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use probe_user::cli::{Cli, Command};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(&cli.log))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let result = match &cli.command {
+        Command::Run(args) => probe_user::run::run(args),
+        Command::Load(args) => Ok(probe_user::load::main(args)),
+        Command::Unload(args) => Ok(probe_user::load::unload_main(args)),
+    };
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "aggrik8s-probe: {error:#}");
+        ExitCode::from(2)
+    })
+}

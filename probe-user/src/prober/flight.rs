@@ -213,11 +213,17 @@ impl Flight {
                 let answer = self.exchange.judge(&[], false)?;
                 return Some(self.sample(answer, None));
             }
+            // Bytes that are there before the question are no answer to it. What comes after this read makes a
+            // new event, so the answer's time is always taken after the question's.
+            if let Some(outcome) = self.spoken_to() {
+                return Some(self.failed(outcome));
+            }
+            return self.ask(0);
         }
         if let State::Sending(written) = self.state
-            && let Err(error) = self.write(written)
+            && let Some(sample) = self.ask(written)
         {
-            return Some(self.failed(of_error(&error, Stage::Exchanging)));
+            return Some(sample);
         }
         match &self.wire {
             Wire::Tcp(_) => self.read_stream(woke),
@@ -244,6 +250,24 @@ impl Flight {
         // Acknowledge at once, so that the acceptor's kernel measures the path and not our delayed ACK.
         let _ = SockRef::from(stream).set_tcp_quickack(true);
         None
+    }
+
+    /// How the probe ends when the peer has spoken first, or hung up.
+    fn spoken_to(&mut self) -> Option<Outcome> {
+        let Wire::Tcp(stream) = &mut self.wire else {
+            return None;
+        };
+        match stream.read(&mut [0; 1]) {
+            Ok(_) => Some(Outcome::BadReply),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(of_error(&error, Stage::Exchanging)),
+        }
+    }
+
+    /// Writes what is left of the request: the sample, if that fails.
+    fn ask(&mut self, written: usize) -> Option<Sample> {
+        let error = self.write(written).err()?;
+        Some(self.failed(of_error(&error, Stage::Exchanging)))
     }
 
     fn write(&mut self, mut written: usize) -> io::Result<()> {
@@ -337,22 +361,16 @@ impl Flight {
     fn sample(&self, answer: Answer, answered: Option<Instant>) -> Sample {
         let round_trip = match (self.asked, answered) {
             (Some(asked), Some(answered)) if answer.outcome == Outcome::Ok => {
-                // An answer that was there before the question was written is no answer.
-                answered.checked_duration_since(asked)
+                Some(answered.saturating_duration_since(asked))
             }
             _ => None,
         };
-        let unasked = answered.is_some() && answer.outcome == Outcome::Ok && round_trip.is_none();
         Sample {
             sequence: self.due.sequence,
             source_port: self.port,
             sent_ns: self.sent_ns,
             delay_ns: self.delay_ns,
-            outcome: if unasked {
-                Outcome::BadReply
-            } else {
-                answer.outcome
-            },
+            outcome: answer.outcome,
             connect_ns: self.connect_ns,
             round_trip_ns: round_trip.map(nanos),
             responder: answer.responder,

@@ -1,0 +1,84 @@
+//! What every part of a running agent shares: who it is, the mesh in force, its counters.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use mesh::Mesh;
+use mesh::observation::{NodeRef, Plane};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+
+use crate::kernel::Kernel;
+use crate::probe_counts::ProbeCounts;
+use crate::prober::Prober;
+use crate::responder::ResponderStats;
+
+/// One running agent.
+pub struct Agent {
+    pub me: NodeRef,
+    pub plane: Plane,
+    /// Random per start.
+    pub boot_id: String,
+    /// Why this process has more rights than it needs, if it was allowed to.
+    pub privileged: Option<String>,
+    pub mesh: watch::Receiver<Arc<Mesh>>,
+    pub reloads: Arc<ReloadStats>,
+    pub kernel: Kernel,
+    pub prober: Prober,
+    pub responder: Arc<ResponderStats>,
+    pub probes: ProbeCounts,
+    pub api: ApiStats,
+    pub http: HttpStats,
+}
+
+/// Readings of `mesh.yaml` after the first.
+#[derive(Debug, Default)]
+pub struct ReloadStats {
+    pub applied: AtomicU64,
+    pub refused: AtomicU64,
+    /// Why the file as it is now is not in force.
+    pub problem: std::sync::Mutex<Option<String>>,
+}
+
+/// Calls of the API.
+#[derive(Debug, Default)]
+pub struct ApiStats {
+    pub identity: AtomicU64,
+    pub observe: AtomicU64,
+    pub probe: AtomicU64,
+    pub connections: AtomicU64,
+    /// Probe runs that were not started.
+    pub refused: AtomicU64,
+}
+
+/// Connections to the metrics server that got no answer.
+#[derive(Debug, Default)]
+pub struct HttpStats {
+    pub refused: AtomicU64,
+}
+
+impl Agent {
+    #[must_use]
+    pub fn mesh(&self) -> Arc<Mesh> {
+        Arc::clone(&self.mesh.borrow())
+    }
+}
+
+fn nanos(clock: ClockId) -> u64 {
+    // Both clocks exist on every Linux; 0 would be seen as a clock step.
+    let Ok(time) = clock_gettime(clock) else {
+        return 0;
+    };
+    let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec()).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
+
+/// `CLOCK_REALTIME` and `CLOCK_MONOTONIC` now, ns.
+#[must_use]
+pub fn clocks() -> (u64, u64) {
+    (
+        nanos(ClockId::CLOCK_REALTIME),
+        nanos(ClockId::CLOCK_MONOTONIC),
+    )
+}
