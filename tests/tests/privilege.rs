@@ -1,0 +1,318 @@
+//! The privilege split: a loader with exactly two capabilities and an agent with none, the agent in a container of
+//! runc under the seccomp profile that we ship.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::container::{self, Access, Container, Plan, USER};
+use tests::netns::skip;
+use tests::rig::Rig;
+use tests::storm::ClientPlan;
+use tests::{agent, probe, sys};
+
+const BOTH: &[&str] = &["bpf", "net_admin"];
+const CONNECTS: u64 = 200;
+const PORT: u16 = 7_000;
+
+/// Everything that must be refused to the agent, and the errno that proves who refused it.
+const REFUSED: [&str; 7] = [
+    "map_create EPERM",
+    "prog_load EPERM",
+    "packet_socket EPERM",
+    "write_root EROFS",
+    "become_root EPERM",
+    "user_namespace EPERM",
+    "mount EPERM",
+];
+
+#[test]
+fn the_agent_has_no_privilege_and_its_maps_work() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let bed = Bed::new()?;
+    let output = bed.load(BOTH)?;
+    ensure!(output.status.success(), "load: {}", said(&output));
+    bed.storm()?;
+
+    let container = bed.confined(profile()?)?;
+    let report = container.wait(Duration::from_secs(30))?;
+    let lines: Vec<&str> = report.lines().collect();
+    let mut expected = REFUSED.to_vec();
+    let established = format!("established {CONNECTS}");
+    expected.push(&established);
+    for line in expected.into_iter().chain(["maps ok"]) {
+        ensure!(lines.contains(&line), "no `{line}` in:\n{report}");
+    }
+    // What the loader declared goes; the same prefix is then written, replaced by another remote's, and removed.
+    let changes: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("written") || line.starts_with("prefixes"))
+        .collect();
+    ensure!(
+        changes == [&"written 1", &"written 1", &"prefixes 1"],
+        "{report}"
+    );
+    Ok(())
+}
+
+#[test]
+fn the_agent_runs_under_the_shipped_profile() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let bed = Bed::new()?;
+    let output = bed.load(BOTH)?;
+    ensure!(output.status.success(), "load: {}", said(&output));
+    let container = bed.agent(profile()?)?;
+    for (field, expected) in [
+        ("CapEff", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+        ("CapInh", "0000000000000000"),
+        ("CapBnd", "0000000000000000"),
+        ("CapAmb", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+        ("Uid", "65532\t65532\t65532\t65532"),
+        ("Gid", "65532\t65532\t65532\t65532"),
+    ] {
+        let seen = container.status(field)?;
+        ensure!(seen == expected, "{field} is {seen}, not {expected}");
+    }
+    Ok(())
+}
+
+/// The control of the tests above: without the profile's rules for bpf(2) nothing works, so they are what counts.
+#[test]
+fn without_the_profiles_rules_for_bpf_the_maps_are_refused() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let bed = Bed::new()?;
+    let output = bed.load(BOTH)?;
+    ensure!(output.status.success(), "load: {}", said(&output));
+    let mut profile = profile()?;
+    let rules = profile["syscalls"].as_array_mut().context("no rules")?;
+    let before = rules.len();
+    rules.retain(|rule| rule["names"][0] != "bpf");
+    ensure!(rules.len() < before, "the profile has no rule for bpf(2)");
+    let container = bed.confined(profile)?;
+    let report = container.wait(Duration::from_secs(30))?;
+    let refused = "Operation not permitted";
+    ensure!(
+        report
+            .lines()
+            .any(|line| line.starts_with("maps ") && line.contains(refused)),
+        "{report}"
+    );
+    Ok(())
+}
+
+/// The other control: the same program with every privilege is refused nothing that the container refuses.
+#[test]
+fn root_outside_a_container_is_refused_nothing() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    sys::create_map().context("root makes a map")?;
+    Ok(())
+}
+
+#[test]
+fn a_loader_without_one_capability_names_it_and_leaves_nothing() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let bed = Bed::new()?;
+    for (has, lacks) in [
+        (["net_admin"].as_slice(), ["CAP_BPF"].as_slice()),
+        (&["bpf"], &["CAP_NET_ADMIN"]),
+        (&["net_raw"], &["CAP_BPF", "CAP_NET_ADMIN"]),
+    ] {
+        let output = bed.load(has)?;
+        let said = said(&output);
+        ensure!(!output.status.success(), "loaded with {has:?} only: {said}");
+        for capability in ["CAP_BPF", "CAP_NET_ADMIN"] {
+            let named = said.contains(&format!("`{capability}`"));
+            ensure!(named == lacks.contains(&capability), "with {has:?}: {said}");
+        }
+        ensure!(!bed.pins.exists(), "`{}` was made", bed.pins.display());
+        ensure!(bed.attached()? == 0, "programs stayed attached");
+    }
+
+    // The control: with both, the same checks see what is there.
+    let output = bed.load(BOTH)?;
+    ensure!(output.status.success(), "load: {}", said(&output));
+    ensure!(bed.pins.exists() && bed.attached()? > 0, "nothing attached");
+    let output = bed.unload()?;
+    ensure!(output.status.success(), "unload: {}", said(&output));
+    ensure!(
+        !bed.pins.exists() && bed.attached()? == 0,
+        "something stayed"
+    );
+    Ok(())
+}
+
+/// A rig, a folder with its mesh.yaml, and pins that nobody else uses; undone on drop.
+struct Bed {
+    rig: Rig,
+    folder: PathBuf,
+    pins: PathBuf,
+}
+
+impl Bed {
+    fn new() -> Result<Self> {
+        let rig = Rig::new("privilege", 1)?;
+        let pins = probe::pin_folder();
+        let name = pins.file_name().context("pin folder without a name")?;
+        let name = format!("a8t-privilege-{}", name.display());
+        let bed = Self {
+            folder: std::env::temp_dir().join(name),
+            rig,
+            pins,
+        };
+        fs::create_dir_all(bed.folder.join("run"))?;
+        chown(bed.folder.join("run"), Some(USER), Some(USER))?;
+        fs::write(bed.folder.join("mesh.yaml"), agent::mesh_yaml(1))?;
+        Ok(bed)
+    }
+
+    /// `aggrik8s-probe load` as uid 0 and the agent's group, with these capabilities and no other.
+    fn load(&self, capabilities: &[&str]) -> Result<Output> {
+        let mut bounding = "-all".to_owned();
+        for capability in capabilities {
+            bounding = format!("{bounding},+{capability}");
+        }
+        let mut load = Command::new("setpriv");
+        load.args(["--regid", &USER.to_string(), "--clear-groups"]);
+        load.args(["--inh-caps=-all", &format!("--bounding-set={bounding}")]);
+        load.arg(agent::binary()?).arg("load");
+        load.arg("--mesh").arg(self.folder.join("mesh.yaml"));
+        load.args(["--cluster", &probe::remote_name(0), "--node", "n1"]);
+        load.arg("--cgroup").arg(self.rig.cgroup.path());
+        load.arg("--pin-dir").arg(&self.pins);
+        load.args(["--gid", &USER.to_string()]);
+        load.output().context("start `setpriv`")
+    }
+
+    fn unload(&self) -> Result<Output> {
+        let mut unload = Command::new(agent::binary()?);
+        unload.arg("unload").arg("--pin-dir").arg(&self.pins);
+        unload.output().context("start `aggrik8s-probe unload`")
+    }
+
+    /// Programs attached to the cgroup, of every kind we use.
+    fn attached(&self) -> Result<u32> {
+        /// Ingress, egress, sock_ops, connect4, connect6, sock_release of linux/bpf.h.
+        const KINDS: [u32; 6] = [0, 1, 3, 10, 11, 34];
+        let cgroup = File::open(self.rig.cgroup.path())?;
+        let mut sum = 0;
+        for kind in KINDS {
+            sum += sys::attached_programs(&cgroup, kind)?;
+        }
+        Ok(sum)
+    }
+
+    /// A known number of connections for the programs to count.
+    fn storm(&self) -> Result<()> {
+        let plan = ClientPlan::new(self.rig.targets(PORT), CONNECTS);
+        let (client, _) = self.rig.storm(&plan)?;
+        ensure!(client.established == CONNECTS, "{client:?}");
+        Ok(())
+    }
+
+    fn confined(&self, seccomp: Value) -> Result<Container> {
+        Container::start(&Plan {
+            program: &statically_linked("confined"),
+            args: vec!["/pins".to_owned()],
+            mounts: vec![(&self.pins, "/pins", Access::Read)],
+            network: &self.rig.client,
+            seccomp,
+        })
+    }
+
+    fn agent(&self, seccomp: Value) -> Result<Container> {
+        let respond = Rig::HOME.0.to_string();
+        let node = probe::remote_name(0);
+        let args = [
+            "run",
+            "--mesh",
+            "/mesh.yaml",
+            "--cluster",
+            &node,
+            "--node",
+            "n1",
+            "--plane",
+            "pod",
+            "--pin-dir",
+            "/pins",
+            "--api",
+            "unix:/run/api.sock",
+            "--metrics",
+            "127.0.0.1:9464",
+            "--respond",
+            &respond,
+            "--background-interval",
+            "off",
+        ];
+        Container::start(&Plan {
+            program: &statically_linked("aggrik8s-probe"),
+            args: args.map(str::to_owned).to_vec(),
+            mounts: vec![
+                (&self.pins, "/pins", Access::Read),
+                (&self.folder.join("mesh.yaml"), "/mesh.yaml", Access::Read),
+                (&self.folder.join("run"), "/run", Access::Write),
+            ],
+            network: &self.rig.client,
+            seccomp,
+        })
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if self.pins.exists() {
+            let _ = self.unload();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn said(output: &Output) -> String {
+    let code = output.status;
+    let text = String::from_utf8_lossy(&output.stderr);
+    format!("{code}: {text}")
+}
+
+/// The profile as it is shipped.
+fn profile() -> Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/seccomp/agent.json");
+    let text = fs::read(&path).with_context(|| format!("read `{}`", path.display()))?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// A program that needs nothing of the container's root filesystem.
+fn statically_linked(program: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let target = test.ancestors().nth(3);
+    let target = target.expect("cargo builds below its target folder");
+    target.join("x86_64-unknown-linux-musl/debug").join(program)
+}
+
+fn missing() -> Option<String> {
+    probe::missing().or_else(container::missing).or_else(|| {
+        ["aggrik8s-probe", "confined"]
+            .map(statically_linked)
+            .iter()
+            .find(|program| !program.is_file())
+            .map(|program| {
+                let program = program.display();
+                format!("`{program}` is missing; run `cargo xtask test privilege`")
+            })
+    })
+}
