@@ -27,6 +27,9 @@ pub struct ProcessSpec {
     pub netns: Option<String>,
     pub cgroup: PathBuf,
     pub unprivileged: bool,
+    /// Before all that else runs on the machine: a node of a lab stands for a machine of its own,
+    /// and must not be starved by its neighbours here.
+    pub realtime: bool,
     pub log: PathBuf,
 }
 
@@ -45,6 +48,7 @@ impl ProcessSpec {
             netns: self.netns.as_deref().map(crate::net::netns_path),
             cgroup: Some(self.cgroup.clone()),
             unprivileged: self.unprivileged.then_some(AGENT_ID),
+            realtime: self.realtime,
             detached,
             resolv_conf: None,
         };

@@ -25,6 +25,8 @@ pub struct Place {
     pub cgroup: Option<PathBuf>,
     /// Become this uid and gid, without any capability and with `no_new_privs`.
     pub unprivileged: Option<u32>,
+    /// Run before every ordinary process of the machine (SCHED_RR, lowest priority).
+    pub realtime: bool,
     /// Leave the caller's session, so that its terminal's signals do not reach the process.
     pub detached: bool,
     /// File shown as `/etc/resolv.conf`, in a mount namespace of its own.
@@ -59,6 +61,9 @@ impl Place {
             if place.detached {
                 setsid()?;
             }
+            if place.realtime {
+                go_realtime()?;
+            }
             if let Some(id) = place.unprivileged {
                 drop_privilege(id)?;
             }
@@ -90,6 +95,30 @@ fn bind_resolv_conf(file: &Path) -> io::Result<()> {
         nothing,
     )?;
     Ok(())
+}
+
+fn go_realtime() -> io::Result<()> {
+    let priority = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads one `sched_param`, which lives across the call; 0 is the caller.
+    let rc = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority) };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether processes may be started with [`Place::realtime`].
+///
+/// # Errors
+/// Why not: no CAP_SYS_NICE, or a CPU cgroup without a real-time budget.
+pub fn may_go_realtime() -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let attempt = scope.spawn(go_realtime);
+        attempt
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn drop_privilege(id: u32) -> io::Result<()> {

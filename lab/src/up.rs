@@ -17,6 +17,7 @@ use crate::paths::RunDir;
 use crate::process::{AGENT_ID, ProcessSpec};
 use crate::ready;
 use crate::state::{Lock, Phase, State};
+use crate::sys::may_go_realtime;
 use crate::topology::{Topology, plan};
 use crate::workload::{Workload, agent_specs, line_spec, service_specs};
 use crate::{line_setup, mesh_file};
@@ -125,6 +126,7 @@ fn build(
         run,
         topology: &state.topology,
         program: &options.program,
+        realtime: realtime(),
     };
     let mut specs = vec![line_spec(&work)?];
     specs.extend(service_specs(&work, options.bare)?);
@@ -142,6 +144,16 @@ fn build(
         state.processes.push(spec.start()?);
     }
     state.write(run)
+}
+
+fn realtime() -> bool {
+    match may_go_realtime() {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "the lab's processes run with ordinary priority: on a busy machine measurements will be void");
+            false
+        }
+    }
 }
 
 fn make_run_dir(run: &RunDir) -> Result<()> {

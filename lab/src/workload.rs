@@ -20,6 +20,8 @@ pub(crate) struct Workload<'a> {
     pub(crate) topology: &'a Topology,
     /// The `aggrik8s` binary.
     pub(crate) program: &'a Path,
+    /// Whether the processes may run before the machine's others.
+    pub(crate) realtime: bool,
 }
 
 impl Workload<'_> {
@@ -31,6 +33,7 @@ impl Workload<'_> {
             netns: Some(netns.into()),
             cgroup,
             unprivileged: false,
+            realtime: self.realtime,
             log: self.log(name),
         }
     }
@@ -255,6 +258,7 @@ pub(crate) fn agent_specs(
             netns: None,
             cgroup: work.cgroup(cgroup::OUTSIDE)?,
             unprivileged: false,
+            realtime: false,
             log: work.log(&format!("load-{}", node.key)),
         });
         for plane in [Plane::Pod, Plane::Node] {
@@ -323,6 +327,7 @@ fn agent_spec(
         netns: Some(netns.clone()),
         cgroup: cgroup.to_owned(),
         unprivileged: true,
+        realtime: work.realtime,
         log: work.log(&name),
         name,
     })

@@ -200,6 +200,7 @@ fn starve(run: &RunDir, state: &mut State, fault: &Fault, node: &str, share: f64
         netns: None,
         cgroup: cgroup::lab_dir(run.lab())?.join(cgroup::OUTSIDE),
         unprivileged: false,
+        realtime: line.spec.realtime,
         log: run.logs().join(format!("{name}.log")),
         name,
     };
