@@ -170,9 +170,7 @@ fn service_addresses(report: &mut Report, spec: &Spec, declared: &[Declared<'_>]
                 .iter()
                 .filter(|d| d.net.value.contains(&address.value))
                 .collect();
-            let foreign = around
-                .iter()
-                .find(|d| d.kind == Kind::Client || d.owner != cluster.value);
+            let foreign = around.iter().find(|d| d.owner != cluster.value);
             let Some(foreign) = foreign else { continue };
             let owner = foreign.kind.describe(foreign.owner);
             let message = if around.iter().any(|d| d.owner == cluster.value) {
