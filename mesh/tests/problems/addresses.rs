@@ -1,6 +1,6 @@
 //! Networks, addresses and agents.
 
-use crate::check;
+use crate::{GOOD, check, problems};
 
 #[test]
 fn networks() {
@@ -118,6 +118,17 @@ fn overlaps() {
             "25:45 services[0].addresses[0]: `10.96.15.1` is ambiguous: it also lies in the service CIDR of `west` \
          | 17:21 clusters[1].service_cidrs[0]: declared here",
         ],
+    );
+    let same = GOOD
+        .replace("[10.96.0.0/12]", "[10.96.0.0/12, 10.96.0.0/16]")
+        .replace("[10.112.0.0/12]", "[10.96.0.0/12]")
+        .replace("[10.96.15.1]", "[203.0.113.7]");
+    assert_eq!(
+        problems(&same),
+        [format!(
+            "7:35 clusters[0].service_cidrs[1]: `10.96.0.0/16` overlaps `10.96.0.0/12`, the service CIDR of `east` \
+             | 7:21 clusters[0].service_cidrs[0]: declared here | {HINT}"
+        )]
     );
     check("[10.112.0.0/12]", "[10.100.0.0/16]", &[]);
     check(
