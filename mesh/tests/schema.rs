@@ -81,3 +81,29 @@ fn schema_and_reader_agree() {
         );
     }
 }
+
+#[test]
+fn the_manual_names_every_key_and_its_example_is_valid() {
+    let manual = std::fs::read_to_string(repository("docs/mesh-yaml.md")).unwrap();
+    let schema = mesh::json_schema();
+    let objects = schema.as_value()["$defs"].as_object().unwrap().values();
+    let keys = objects
+        .chain([schema.as_value()])
+        .filter_map(|object| object["properties"].as_object())
+        .flat_map(|properties| properties.keys());
+    for key in keys {
+        assert!(
+            manual.contains(&format!("`{key}`")),
+            "`{key}` is not in the manual"
+        );
+    }
+    let example = manual
+        .split_once("```yaml\n")
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .unwrap()
+        .0;
+    assert!(schema_accepts(example));
+    if let Err(errors) = Mesh::parse("the manual's example", example) {
+        panic!("{}", errors.render(example));
+    }
+}

@@ -56,7 +56,10 @@ pub(super) fn check(report: &mut Report, spec: &Spec) {
         ends.map(|(source, target)| (source.value.as_str(), target.value.as_str()))
             .collect()
     });
-    let readable = spec.links.as_ref().is_none_or(|links| links.complete);
+    let readable = spec
+        .links
+        .as_ref()
+        .is_none_or(|links| links.complete && links.items.iter().all(|link| link.ends().is_some()));
     let in_scope = |source: &str, target: &str| match &listed {
         Some(listed) => !readable || listed.contains(&(source, target)),
         None => source != target || spec.clusters.items.len() == 1,
