@@ -1,0 +1,188 @@
+//! Before, again and not at all: old sockets, a second load, refusals, the self-check.
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use caps::Capability;
+use probe_common::{Counter, Direction, GlobalCounter, Origin};
+use probe_user::sys::loader::{self, Action, LoadError, Options};
+use probe_user::sys::preflight::PreflightError;
+use probe_user::sys::{OBJECT, selfcheck};
+
+use super::{Inside, Place, Stage, eventually, wire, with_capabilities};
+use crate::probe::pin_folder;
+
+/// Connections made before the load are found by their first packet and counted from then on.
+pub(super) fn old_sockets(place: &Place) -> Result<()> {
+    let inside = Inside::enter(place, "old")?;
+    let listener = wire::listen4()?;
+    let to = listener.local_addr()?;
+    let (mut client, mut server) = wire::pair(&listener, to)?;
+    wire::transfer(&mut client, &mut server, 5000)?;
+    let silent = wire::pair(&listener, to)?;
+    let stage = Stage::around(inside, |_| ())?;
+    wire::transfer(&mut client, &mut server, 300)?;
+    wire::transfer(&mut server, &mut client, 70_000)?;
+    let seen = |count| -> Result<()> {
+        for counter in [
+            GlobalCounter::OldSocketsSeen,
+            GlobalCounter::OldSocketsCovered,
+        ] {
+            let now = stage.global(counter)?;
+            ensure!(
+                now == count,
+                "`{}` is {now}, expected {count}",
+                counter.name()
+            );
+        }
+        Ok(())
+    };
+    seen(2)?;
+    drop(client);
+    wire::at_end(&server)?;
+    drop(server);
+    eventually(|| {
+        let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
+        let (adopted, closed) = (sum.counter(Counter::Adopted), sum.counter(Counter::Closed));
+        ensure!(
+            (adopted, closed) == (2, 2),
+            "{adopted} adopted, {closed} closed"
+        );
+        Ok(())
+    })?;
+    let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
+    let received = sum.counter(Counter::BytesReceived);
+    // The segment that reveals a socket may itself be the first data: what it carried before is not ours.
+    ensure!(
+        (70_000..=70_300).contains(&received),
+        "{received} bytes received"
+    );
+    // Alive but silent is unknowable.
+    seen(2)?;
+    drop(silent);
+    eventually(|| seen(4))?;
+    for direction in [Direction::Initiator, Direction::Acceptor] {
+        stage.expect(direction, Origin::Traffic, &[])?;
+    }
+    stage.nothing_lost()
+}
+
+/// The same object is kept, another one is put in place; connections live through it, counts go on.
+pub(super) fn load_again(place: &Place) -> Result<()> {
+    let stage = Stage::new(place, "again")?;
+    let listener = wire::listen4()?;
+    let to = listener.local_addr()?;
+    let held = wire::pair(&listener, to)?;
+    let options = Options::new(stage.inside.cgroup.path(), stage.probe.pins());
+    let kept = loader::load(&options)?;
+    ensure!(kept.action == Action::Kept, "{kept:?}");
+    let other = Options {
+        object: [OBJECT, &[0; 8]].concat().into(),
+        series_cap: 7,
+        ..options.clone()
+    };
+    let replaced = loader::load(&other)?;
+    ensure!(
+        replaced.action == Action::Replaced && replaced.object != kept.object,
+        "{replaced:?}"
+    );
+    ensure!(!replaced.notes.is_empty(), "the cap cannot have changed");
+    ensure!(
+        loader::load(&other)?.action == Action::Kept,
+        "not kept the second time"
+    );
+    drop(held);
+    drop(wire::pair(&listener, to)?);
+    stage.expect(
+        Direction::Initiator,
+        Origin::Traffic,
+        &[
+            (Counter::Attempts, 2),
+            (Counter::Established, 2),
+            (Counter::Closed, 2),
+        ],
+    )?;
+    ensure!(loader::unload(stage.probe.pins())?, "nothing to unload");
+    ensure!(
+        !loader::unload(stage.probe.pins())? && !stage.probe.pins().exists(),
+        "something is left"
+    );
+    stage.nothing_lost()
+}
+
+/// Each missing precondition is named, and nothing is left behind.
+pub(super) fn refusals(place: &Place) -> Result<()> {
+    let inside = Inside::enter(place, "refuse")?;
+    let pins = pin_folder();
+    let good = Options::new(inside.cgroup.path(), &pins);
+    for (present, missing) in [
+        (Capability::CAP_BPF, Capability::CAP_NET_ADMIN),
+        (Capability::CAP_NET_ADMIN, Capability::CAP_BPF),
+    ] {
+        match with_capabilities(&[present], || loader::load(&good))? {
+            Err(LoadError::Preflight(PreflightError::Capability { missing: named }))
+                if named == [missing] => {}
+            other => bail!("without {missing}: {other:?}"),
+        }
+    }
+    let plain = std::env::temp_dir();
+    match loader::load(&Options {
+        cgroup: plain.clone(),
+        ..good.clone()
+    }) {
+        Err(LoadError::Preflight(PreflightError::NotCgroup2 { .. })) => {}
+        other => bail!("no cgroup: {other:?}"),
+    }
+    match loader::load(&Options {
+        pin_dir: plain.join("aggrik8s-no-bpffs"),
+        ..good.clone()
+    }) {
+        Err(LoadError::Preflight(PreflightError::NoBpffs { .. })) => {}
+        other => bail!("no bpffs: {other:?}"),
+    }
+    match loader::load(&Options {
+        object: vec![0; 64].into(),
+        ..good.clone()
+    }) {
+        Err(LoadError::Object(_)) => {}
+        other => bail!("no object: {other:?}"),
+    }
+    ensure!(!pins.exists(), "`{}` was left", pins.display());
+    // What an interrupted load leaves has no META, and is cleared by the next.
+    std::fs::create_dir_all(&pins)?;
+    ensure!(
+        loader::load(&good)?.action == Action::Loaded,
+        "an empty folder is no set"
+    );
+    std::fs::remove_file(pins.join("META"))?;
+    ensure!(
+        loader::load(&good)?.action == Action::Loaded,
+        "a set without META is none"
+    );
+    loader::unload(&pins)?;
+    Ok(())
+}
+
+/// `load --check` sees its own connection and leaves nothing.
+pub(super) fn self_check(place: &Place) -> Result<()> {
+    let inside = Inside::enter(place, "check")?;
+    let options = Options::new(inside.cgroup.path(), pin_folder());
+    let report = selfcheck::run(&options)?;
+    let attached = report
+        .programs
+        .iter()
+        .filter(|program| program.refused.is_none())
+        .count();
+    ensure!(
+        attached == report.programs.len(),
+        "not all attached: {:?}",
+        report.programs
+    );
+    let beside = options.pin_dir.parent().unwrap_or(Path::new("/"));
+    let left = format!("aggrik8s-check-{}", std::process::id());
+    ensure!(
+        !beside.join(&left).exists() && !inside.cgroup.path().join(&left).exists(),
+        "the check left something behind"
+    );
+    Ok(())
+}
