@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
-use aya::programs::{ProgramFd, loaded_programs};
+use aya::programs::{ProgramFd, ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 use probe_common::AttachState;
 use probe_common::maps::{PROGRAMS, names};
@@ -140,8 +140,6 @@ pub(crate) fn measure(args: &Args, report: &mut Report) -> Result<()> {
 }
 
 fn pairs(probe: &Probe, cgroup: &std::path::Path) -> Result<Vec<Pair>> {
-    let data = MapData::from_pin(probe.pins().join(names::ATTACH))?;
-    let states: Array<_, AttachState> = Array::try_from(Map::Array(data))?;
     let hooks = [
         Hook::SockOps,
         Hook::SockRelease,
@@ -149,19 +147,32 @@ fn pairs(probe: &Probe, cgroup: &std::path::Path) -> Result<Vec<Pair>> {
         Hook::Connect6,
         Hook::SkbEgress,
     ];
-    (0..)
-        .zip(PROGRAMS.into_iter().zip(hooks))
-        .map(|(index, (name, hook))| {
-            let id = states.get(&index, 0)?.program_id;
-            let info = loaded_programs()
-                .filter_map(Result::ok)
-                .find(|info| info.id() == id)
-                .with_context(|| format!("program `{name}` (id {id}) is not loaded"))?;
+    programs(probe)?
+        .into_iter()
+        .zip(hooks)
+        .map(|((name, info), hook)| {
             Ok(Pair {
                 name,
                 ours: info.fd()?,
                 empty: Foreign::empty(hook, cgroup)?,
             })
+        })
+        .collect()
+}
+
+/// The attached programs, in the order of [`PROGRAMS`].
+pub(crate) fn programs(probe: &Probe) -> Result<Vec<(&'static str, ProgramInfo)>> {
+    let data = MapData::from_pin(probe.pins().join(names::ATTACH))?;
+    let states: Array<_, AttachState> = Array::try_from(Map::Array(data))?;
+    (0..)
+        .zip(PROGRAMS)
+        .map(|(index, name)| {
+            let id = states.get(&index, 0)?.program_id;
+            let info = loaded_programs()
+                .filter_map(Result::ok)
+                .find(|info| info.id() == id)
+                .with_context(|| format!("program `{name}` (id {id}) is not loaded"))?;
+            Ok((name, info))
         })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! Memory with many connections held at once: the agent's, the maps', and the kernel's storage per
 //! socket.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,7 @@ use tests::probe::Probe;
 use tests::rig::Rig;
 use tests::storm::{ClientPlan, Process};
 
+use crate::cost::programs;
 use crate::report::{Goal, Report};
 use crate::{Args, rig};
 
@@ -129,23 +131,22 @@ fn slab() -> Result<f64> {
 
 fn maps(probe: &Probe, report: &mut Report) -> Result<()> {
     let mut total = 0;
-    let mut parts = std::collections::BTreeMap::new();
-    for entry in std::fs::read_dir(probe.pins())? {
-        let path = entry?.path();
-        // Links lie beside the maps; they are no maps.
-        let Ok(info) = MapInfo::from_pin(&path) else {
-            continue;
-        };
+    let mut parts = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for (_, program) in programs(probe)? {
+        seen.extend(
+            program
+                .map_ids()?
+                .context("the kernel does not tell a program's maps")?,
+        );
+    }
+    for id in seen {
+        let info = MapInfo::from_id(id)?;
         let name = info.name_as_str().context("map without a name")?.to_owned();
         let bytes = fdinfo(info.fd()?.as_fd().as_raw_fd(), "memlock")?;
         total += bytes;
         parts.insert(name, bytes);
     }
-    ensure!(
-        !parts.is_empty(),
-        "no maps below `{}`",
-        probe.pins().display()
-    );
     let meta = probe.maps.meta();
     let here = Memory {
         series_cap: meta.series_cap,
