@@ -168,6 +168,23 @@ fn delays_are_kept() -> Result<()> {
 }
 
 #[test]
+fn spinning_before_a_due_time_is_never_early() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut rig = LineRig::new(|config| config.timing.spin_us = 100)?;
+    rig.set_out("delay", "delay=5ms")?;
+    rig.set_back("back", "delay=5ms")?;
+    let excess = collect(&mut rig, false, 100, 10_000.0)?;
+    ensure!(
+        within(&excess, 3_000.0) >= 0.95,
+        "5 % of connections are late"
+    );
+    rig.ensure_sound()
+}
+
+#[test]
 fn jitter_shows_its_two_modes() -> Result<()> {
     if skip(missing())? {
         return Ok(());
