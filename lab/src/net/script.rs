@@ -319,10 +319,26 @@ fn services(topology: &Topology, node: &NodeNet) -> String {
         if rules.is_empty() {
             continue;
         }
+        // What the node itself sends into the overlay must come back through it.
+        let mut sources = String::new();
+        if let Some(gateway) = node.pod_gateways.iter().find(|g| g.is_ipv6() == v6) {
+            for own in node
+                .addresses
+                .iter()
+                .map(IpNet::addr)
+                .filter(|a| a.is_ipv6() == v6)
+            {
+                let _ = writeln!(
+                    sources,
+                    "  oifname vx0 {family} saddr {own} snat to {gateway}"
+                );
+            }
+        }
         let _ = write!(
             text,
             "table {family} services {{\n chain prerouting {{\n  type nat hook prerouting priority -100;\n{rules} }}\n \
-             chain output {{\n  type nat hook output priority -100;\n{rules} }}\n}}\n"
+             chain output {{\n  type nat hook output priority -100;\n{rules} }}\n \
+             chain postrouting {{\n  type nat hook postrouting priority 100;\n{sources} }}\n}}\n"
         );
     }
     text

@@ -1,0 +1,329 @@
+//! The whole lab: agents with their kernel programs, services, DNS and drones, and the faults of its edges.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tests::lab_rig::{Lab, Place, missing};
+use tests::netns::skip;
+
+const SMALL: [&str; 4] = ["--clusters", "2", "--nodes", "3"];
+const POD_METRICS: u16 = 9464;
+const NODE_METRICS: u16 = 9465;
+
+#[test]
+fn agents_have_no_privilege_and_see_their_kernel() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let lab = Lab::up(&SMALL)?;
+    for node in ["cp-e-1", "wrk-e-1", "cp-w-1"] {
+        for (name, place, port) in [
+            (
+                format!("agent-{node}"),
+                lab.place(&format!("agent-{node}"))?,
+                POD_METRICS,
+            ),
+            (format!("node-agent-{node}"), lab.place(node)?, NODE_METRICS),
+        ] {
+            let pid = process(&lab.status()?, &name)?.0;
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            for line in [
+                "Uid:\t65532\t65532\t65532\t65532",
+                "CapPrm:\t0000000000000000",
+                "CapEff:\t0000000000000000",
+                "CapBnd:\t0000000000000000",
+                "NoNewPrivs:\t1",
+            ] {
+                ensure!(status.contains(line), "{name} has no `{line}`:\n{status}");
+            }
+            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+            ensure!(
+                cgroup.contains(&format!("/aggrik8s/{}/{node}", lab.name())),
+                "{cgroup}"
+            );
+            let ready: Value = serde_json::from_str(&get(&place, port, "/readyz")?.1)?;
+            ensure!(ready["ready"] == true && ready["node"] == node, "{ready}");
+            ensure!(
+                ready["kernel"]["witness"] == (port == POD_METRICS),
+                "{ready}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn services_are_reached_by_address_and_name_from_everywhere() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let lab = Lab::up(&SMALL)?;
+    let status = lab.status()?;
+    let service = &status["services"][0];
+    let port = service["port"]
+        .as_u64()
+        .and_then(|p| u16::try_from(p).ok())
+        .context("a port")?;
+    // The backend's own node, another node of its cluster, another cluster, and a node itself.
+    for from in ["client-wrk-e-1", "client-cp-e-1", "client-cp-w-1", "cp-w-1"] {
+        for address in service["addresses"].as_array().context("addresses")? {
+            let address: SocketAddr =
+                SocketAddr::new(address.as_str().context("text")?.parse()?, port);
+            let (code, _) = get_from(&lab.place(from)?, address, "/nothing")?;
+            ensure!(code == 404, "{from} to {address}: {code}");
+        }
+    }
+    let v4 = service["addresses"][0].as_str().context("an address")?;
+    let named = lab.ok(
+        "exec",
+        &["client-cp-w-1", "--", "getent", "ahostsv4", "ndvi"],
+    )?;
+    ensure!(named.starts_with(v4), "`ndvi` is {named}, not {v4}");
+    // Drones come through the node's port with their own addresses, and the kernel knows them.
+    wait("right answers for both drones", || {
+        let traffic = lab.status()?["traffic"].clone();
+        ensure!(
+            ["drone-1", "drone-2"]
+                .iter()
+                .all(|d| traffic[*d]["given_up"].as_u64() == Some(0)),
+            "{traffic}"
+        );
+        Ok(["drone-1", "drone-2"]
+            .iter()
+            .all(|d| traffic[*d]["answered"].as_u64() >= Some(2)))
+    })?;
+    wait("the kernel's count of drones", || {
+        let text = get(&lab.place("agent-wrk-e-1")?, POD_METRICS, "/metrics")?.1;
+        let line = text.lines().find(|l| {
+            l.starts_with("aggrik8s_tcp_accepts_total{") && l.contains("client=\"drones\"")
+        });
+        Ok(line.is_some_and(|l| l.contains("class=\"ndvi\"") && !l.ends_with(" 0")))
+    })
+}
+
+#[test]
+fn edges_break_where_they_are_told_to_and_mend() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let lab = Lab::up(&SMALL)?;
+    let counter = |key: &str| -> Result<u64> {
+        let status = lab.status()?;
+        Ok(status["traffic"]["drone-1"][key].as_u64().unwrap_or(0))
+    };
+
+    lab.ok("fault", &["backend-down"])?;
+    wait("a tile that is given up", || Ok(counter("given_up")? > 0))?;
+    lab.ok("fault", &["clear", "--all"])?;
+    let answered = counter("answered")?;
+    wait("answers after the backend is back", || {
+        Ok(counter("answered")? > answered + 1)
+    })?;
+
+    let resolves = |pod: &str| -> Result<bool> {
+        Ok(lab
+            .cli("exec", &[pod, "--", "getent", "ahostsv4", "ndvi"])?
+            .status
+            .success())
+    };
+    lab.ok("fault", &["dns-down", "talos-west"])?;
+    ensure!(
+        !resolves("client-cp-w-1")? && resolves("client-cp-e-1")?,
+        "DNS is down in talos-west only"
+    );
+    lab.ok("fault", &["clear", "--all"])?;
+    wait("DNS in talos-west", || resolves("client-cp-w-1"))?;
+
+    let answers = |node: &str, suffix: &str| {
+        UnixStream::connect(lab.run_dir().join(format!("agents/{node}{suffix}.sock"))).is_ok()
+    };
+    lab.ok("fault", &["agent-killed", "cp-e-1"])?;
+    for suffix in ["", "-node"] {
+        ensure!(
+            !answers("cp-e-1", suffix) && answers("wrk-e-1", suffix) && answers("cp-w-1", suffix),
+            "plane `{suffix}`"
+        );
+    }
+    // Two faults hold the same agents down; only the second clear lets them go.
+    let second = lab.ok("fault", &["agent-killed", "cp-e-1"])?;
+    lab.ok(
+        "fault",
+        &["clear", second.split(':').next().context("an id")?],
+    )?;
+    ensure!(!answers("cp-e-1", ""), "the first fault still holds");
+    lab.ok("fault", &["clear", "--all"])?;
+    wait("both agents of cp-e-1", || {
+        Ok(answers("cp-e-1", "") && answers("cp-e-1", "-node"))
+    })?;
+
+    let stopped = |node: &str| -> Result<usize> {
+        let pid = process(&lab.status()?, &format!("agent-{node}"))?.0;
+        let mut seen = 0;
+        for _ in 0..100 {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            seen += usize::from(stat.contains(") T "));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(seen)
+    };
+    lab.ok("fault", &["starve", "cp-w-1", "--percent", "5"])?;
+    ensure!(stopped("cp-w-1")? >= 70, "starved to 5 %");
+    ensure!(stopped("cp-e-1")? == 0, "nobody else is starved");
+    lab.ok("fault", &["clear", "--all"])?;
+    ensure!(stopped("cp-w-1")? == 0, "let go");
+    Ok(())
+}
+
+#[test]
+fn two_whole_labs_coexist_and_one_going_leaves_the_other_its_witness() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let small = ["--clusters", "2", "--nodes", "2"];
+    let (one, two) = (Lab::up(&small)?, Lab::up(&small)?);
+    let connects = |lab: &Lab| -> Result<u64> {
+        let text = get(&lab.place("agent-cp-e-1")?, POD_METRICS, "/metrics")?.1;
+        let lines = text.lines().filter(|l| {
+            l.starts_with("aggrik8s_tcp_connects_total{")
+                && l.contains("target_cluster=\"talos-west\"")
+                && l.contains("origin=\"traffic\"")
+                && l.contains("outcome=\"established\"")
+        });
+        Ok(lines
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum())
+    };
+    one.ok("down", &[])?;
+    ensure!(one.remains()?.is_empty(), "{:?}", one.remains()?);
+    let before = connects(&two)?;
+    let target = SocketAddr::new(two.place("client-cp-w-1")?.address(false)?, 7).to_string();
+    // From the client pod, inside the node's cgroup: so its kernel programs see it.
+    two.ok(
+        "exec",
+        &[
+            "client-cp-e-1",
+            "--",
+            "bash",
+            "-c",
+            &format!("exec 3<>/dev/tcp/{}", target.replace(':', "/")),
+        ],
+    )?;
+    wait("one more counted connect", || Ok(connects(&two)? > before))?;
+    Ok(())
+}
+
+#[test]
+fn a_killed_up_of_a_whole_lab_leaves_no_pins() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    for pause in [400, 700, 1000] {
+        let lab = Lab::named();
+        let mut up = lab
+            .command("up", &SMALL)?
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        std::thread::sleep(Duration::from_millis(pause));
+        up.kill()?;
+        up.wait()?;
+        lab.ok("down", &[])?;
+        ensure!(
+            lab.remains()?.is_empty(),
+            "killed after {pause} ms: {:?}",
+            lab.remains()?
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn pins_go_to_the_bpffs_that_was_named() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let dir = std::env::temp_dir().join(format!("lab-bpffs-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    nix::mount::mount(
+        Some("bpffs"),
+        &dir,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        Some("mode=0755"),
+    )?;
+    let outcome = pins_below(&dir);
+    nix::mount::umount(&dir)?;
+    std::fs::remove_dir(&dir)?;
+    outcome
+}
+
+fn pins_below(dir: &Path) -> Result<()> {
+    let lab = Lab::up(&[
+        "--clusters",
+        "1",
+        "--nodes",
+        "1",
+        "--bpffs",
+        &dir.display().to_string(),
+    ])?;
+    let pins = dir.join("aggrik8s").join(lab.name()).join("cp-e-1");
+    ensure!(pins.is_dir(), "no {}", pins.display());
+    lab.ok("down", &[])?;
+    ensure!(!dir.join("aggrik8s").exists(), "pins are left in {}", dir.display());
+    Ok(())
+}
+
+/// Pid of a process of the lab, and whether it lives.
+fn process(status: &Value, name: &str) -> Result<(i64, bool)> {
+    let processes = status["processes"].as_array().context("processes")?;
+    let found = processes
+        .iter()
+        .find(|p| p["name"] == name)
+        .with_context(|| format!("process `{name}`"))?;
+    Ok((
+        found["pid"].as_i64().context("a pid")?,
+        found["alive"] == true,
+    ))
+}
+
+fn get(place: &Place, port: u16, path: &str) -> Result<(u16, String)> {
+    let own = SocketAddr::new(place.address(false)?, port);
+    get_from(place, own, path)
+}
+
+/// HTTP GET from inside a place: status and body.
+fn get_from(place: &Place, target: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let text = place.inside(|| -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })??;
+    let (head, body) = text.split_once("\r\n\r\n").context("a header")?;
+    let code = head
+        .split(' ')
+        .nth(1)
+        .and_then(|c| c.parse().ok())
+        .with_context(|| format!("a status in {head}"))?;
+    Ok((code, body.to_owned()))
+}
+
+/// Polls until `done`, at most thirty seconds.
+fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done()? {
+        ensure!(Instant::now() < deadline, "no {what} within 30 s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
