@@ -115,6 +115,7 @@ pub fn run(options: &Options) -> Result<std::convert::Infallible, LineError> {
         timing,
         schedstat: Schedstat::open(),
         device: options.tun.clone(),
+        dropped_before: device_drops(Path::new(NET_DEV), &options.tun),
         buffer: vec![0; MAX_PACKET],
         heartbeat: now(),
     };
@@ -135,6 +136,7 @@ fn prepare_thread(timing: &Timing) {
     }
 }
 
+const NET_DEV: &str = "/proc/thread-self/net/dev";
 const MAX_PACKET: usize = 65_536;
 /// Packets read before due ones are written again.
 const BATCH: usize = 64;
@@ -146,6 +148,8 @@ struct Line {
     timing: Timing,
     schedstat: Schedstat,
     device: String,
+    /// What the device had dropped when nobody was attached yet.
+    dropped_before: Option<u64>,
     buffer: Vec<u8>,
     /// When the next look at our own punctuality is planned.
     heartbeat: Nanos,
@@ -205,8 +209,9 @@ impl Line {
             let stats = matches!(job.request, Request::Stats);
             let mut reply = answer(&mut self.pipeline, job.request, now());
             if let (true, Reply::Stats { stats }) = (stats, &mut reply) {
-                stats.device_dropped =
-                    device_drops(Path::new("/proc/thread-self/net/dev"), &self.device);
+                stats.device_dropped = device_drops(Path::new(NET_DEV), &self.device)
+                    .zip(self.dropped_before)
+                    .map(|(now, before)| now.saturating_sub(before));
             }
             // The client may have given up; its reply is then nobody's.
             let _ = job.reply.try_send(reply);

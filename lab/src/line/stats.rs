@@ -18,7 +18,8 @@ pub struct LineStats {
     pub counters: Counters,
     pub queued_packets: u64,
     pub queued_bytes: u64,
-    /// Packets the kernel dropped because the line did not read them in time; `None` if the device does not say.
+    /// Packets the kernel dropped since the line's start because it did not read them in time; `None` if the device does
+    /// not say.
     pub device_dropped: Option<u64>,
     /// Written against due, all packets.
     pub lateness: Lateness,
