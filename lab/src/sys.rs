@@ -98,9 +98,14 @@ fn bind_resolv_conf(file: &Path) -> io::Result<()> {
 }
 
 fn go_realtime() -> io::Result<()> {
-    let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the kernel reads one `sched_param`, which lives across the call; 0 is the caller.
-    let rc = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const priority) };
+    set_scheduler(libc::SCHED_RR, 1)
+}
+
+/// Puts the calling thread under a real-time policy. By system call: musl's own function only answers ENOSYS.
+pub(crate) fn set_scheduler(policy: i32, priority: u8) -> io::Result<()> {
+    let priority = libc::c_int::from(priority);
+    // SAFETY: the kernel's `sched_param` is one int, which lives across the call; 0 is the caller.
+    let rc = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
     if rc == 0 {
         Ok(())
     } else {

@@ -158,21 +158,7 @@ impl Agent<'_> {
 
     /// One HTTP GET: status and body.
     pub fn get(&self, namespace: &Netns, path: &str) -> Result<(u16, String)> {
-        namespace.run(|| -> Result<_> {
-            let mut stream = TcpStream::connect(Self::METRICS)?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(
-                stream,
-                "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
-            )?;
-            let mut reply = String::new();
-            stream.read_to_string(&mut reply)?;
-            let (head, body) = reply
-                .split_once("\r\n\r\n")
-                .context("reply without a body")?;
-            let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
-            Ok((status.context("reply without a status")?, body.to_owned()))
-        })?
+        get(namespace, path)
     }
 
     /// One scrape.
@@ -221,6 +207,25 @@ impl Drop for Agent<'_> {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// One HTTP GET of an agent in `namespace`: status and body.
+pub fn get(namespace: &Netns, path: &str) -> Result<(u16, String)> {
+    namespace.run(|| -> Result<_> {
+        let mut stream = TcpStream::connect(Agent::METRICS)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply)?;
+        let (head, body) = reply
+            .split_once("\r\n\r\n")
+            .context("reply without a body")?;
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        Ok((status.context("reply without a status")?, body.to_owned()))
+    })?
 }
 
 fn success(verb: &str, output: &Output) -> Result<String> {

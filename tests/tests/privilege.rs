@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -84,6 +85,20 @@ fn the_agent_runs_under_the_shipped_profile() -> Result<()> {
         let seen = container.status(field)?;
         ensure!(seen == expected, "{field} is {seen}, not {expected}");
     }
+
+    // It gets ready with the kernel as a witness, and tells exactly what the kernel counted.
+    let get = |path| agent::get(&bed.rig.client, path);
+    wait(&container, "/readyz is 200", || {
+        get("/readyz").is_ok_and(|(status, _)| status == 200)
+    })?;
+    bed.storm()?;
+    wait(&container, "/metrics has the storm", || {
+        get("/metrics").is_ok_and(|(_, page)| {
+            connects(&page) == CONNECTS
+                && page.contains("aggrik8s_kernel_witness{source_cluster=\"near\"} 1\n")
+        })
+    })
+    .with_context(|| get("/metrics").map_or_else(|e| e.to_string(), |(_, page)| page))?;
     Ok(())
 }
 
@@ -155,6 +170,30 @@ fn a_loader_without_one_capability_names_it_and_leaves_nothing() -> Result<()> {
         !bed.pins.exists() && bed.attached()? == 0,
         "something stayed"
     );
+    Ok(())
+}
+
+/// Connections that users made to the other cluster, as `/metrics` has them.
+fn connects(page: &str) -> u64 {
+    page.lines()
+        .filter(|line| line.starts_with("aggrik8s_tcp_connects_total{"))
+        .filter(|line| {
+            line.contains("origin=\"traffic\"") && line.contains("target_cluster=\"far-1\"")
+        })
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+fn wait(container: &Container, what: &str, holds: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        ensure!(
+            Instant::now() < deadline,
+            "not within 30 s: {what}; the agent said:\n{}",
+            container.output()
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
     Ok(())
 }
 

@@ -1,8 +1,5 @@
 //! The system calls of the line that have no safe wrapper: attaching to a tun device and real-time scheduling.
-#![allow(
-    unsafe_code,
-    reason = "ioctl on a tun device and sched_setscheduler have no safe wrapper"
-)]
+#![allow(unsafe_code, reason = "ioctl on a tun device has no safe wrapper")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -60,14 +57,5 @@ fn interface_request(name: &str) -> io::Result<libc::ifreq> {
 
 /// Puts the calling thread under SCHED_FIFO.
 pub(super) fn set_fifo(priority: u8) -> io::Result<()> {
-    let parameters = libc::sched_param {
-        sched_priority: i32::from(priority),
-    };
-    // SAFETY: the pointer is to a live `sched_param`; 0 means the calling thread.
-    let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    crate::sys::set_scheduler(libc::SCHED_FIFO, priority)
 }
