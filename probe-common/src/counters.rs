@@ -96,8 +96,9 @@ counters! {
     }
 }
 
-/// Room for series counters; more than are in use so that a new one need not move the histograms.
-pub const COUNTER_SLOTS: usize = 24;
+/// Room for series counters. More than are in use: behind the last histogram there must be room for
+/// the 48 buckets that a masked index could reach, which is how the programs prove their bounds.
+pub const COUNTER_SLOTS: usize = 48;
 /// Room for global counters.
 pub const GLOBAL_COUNTER_SLOTS: u32 = 16;
 

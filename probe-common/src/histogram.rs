@@ -7,6 +7,8 @@
 
 /// Buckets of one histogram: 16 linear ones, then 16 for each of 28 octaves of ticks.
 pub const BUCKETS: usize = 16 + 28 * 16;
+/// Mask that every bucket number survives.
+pub const BUCKET_MASK: u64 = 511;
 /// Largest tick, exclusive: 2³² ticks ≈ 102.4 s. Longer samples go into the last bucket and are counted.
 pub const TICKS: u64 = 1 << 32;
 /// Largest sample in range, ns, exclusive.

@@ -89,8 +89,7 @@ pub struct PrefixValue {
 pub struct ServiceKey {
     pub address: Address,
     /// Host byte order.
-    pub port: u16,
-    pub reserved: u16,
+    pub port: u64,
 }
 
 /// Value of `SERVICES`.
@@ -127,7 +126,7 @@ mod tests {
         assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 32);
         assert_eq!(size_of::<Config>(), 2 * 2 + 4 + 8 + 2 * 4);
         assert_eq!(size_of::<PrefixValue>(), 4);
-        assert_eq!(size_of::<ServiceKey>(), 20);
+        assert_eq!(size_of::<ServiceKey>(), 24);
         assert_eq!(size_of::<PortClass>(), 4);
         assert_eq!(size_of::<AttachState>(), 16);
     }

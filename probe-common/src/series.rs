@@ -1,6 +1,9 @@
 //! A series and its slot: everything that is counted for (remote, direction, class, origin).
 
-use crate::{counters::COUNTER_SLOTS, histogram::Histogram};
+use crate::{
+    counters::COUNTER_SLOTS,
+    histogram::{BUCKET_MASK, BUCKETS, Histogram},
+};
 
 /// Who is at the other end: the value of a prefix. Names of ids from [`RemoteId::FIRST_NAMED`] on
 /// stand in map `REMOTES`.
@@ -107,6 +110,17 @@ impl SeriesKey {
         }
     }
 
+    /// The key as one word, as it lies in memory: how the programs build it.
+    #[inline(always)]
+    pub const fn word(
+        remote: RemoteId,
+        direction: Direction,
+        class: ClassId,
+        origin: Origin,
+    ) -> u64 {
+        remote.0 as u64 | (direction as u64) << 16 | (class.0 as u64) << 24 | (origin as u64) << 32
+    }
+
     pub const fn remote(&self) -> RemoteId {
         RemoteId(self.remote)
     }
@@ -143,13 +157,14 @@ impl SeriesKey {
     /// The reserved slot of [`Self::overflow`], below [`OVERFLOW_SLOTS`].
     #[inline(always)]
     pub const fn overflow_slot(&self) -> u32 {
-        let direction = if self.direction > 2 {
-            2
-        } else {
-            self.direction
-        };
-        direction as u32 * 2 + (self.origin & 1) as u32
+        overflow_slot(self.direction() as u32, self.origin() as u32)
     }
+}
+
+/// See [`SeriesKey::overflow_slot`].
+#[inline(always)]
+pub const fn overflow_slot(direction: u32, origin: u32) -> u32 {
+    direction * 2 + origin
 }
 
 /// Slots in front of the array that belong to `~other`: 3 directions × 2 origins.
@@ -192,16 +207,24 @@ impl HistogramKind {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// Indexed by [`crate::Counter`].
-    pub counters: [u64; COUNTER_SLOTS],
     /// Indexed by [`HistogramKind`].
     pub histograms: [Histogram; 4],
+    /// Indexed by [`crate::Counter`].
+    pub counters: [u64; COUNTER_SLOTS],
 }
+
+/// Where the counters begin in a [`Slot`].
+pub const COUNTERS_OFFSET: usize = core::mem::offset_of!(Slot, counters);
+
+const _: () = assert!(
+    (BUCKET_MASK as usize + 1 - BUCKETS) * 8 <= size_of::<Slot>() - COUNTERS_OFFSET,
+    "a masked bucket of the last histogram must stay within the slot"
+);
 
 impl Slot {
     pub const EMPTY: Self = Self {
-        counters: [0; COUNTER_SLOTS],
         histograms: [Histogram::EMPTY; 4],
+        counters: [0; COUNTER_SLOTS],
     };
 
     pub fn counter(&self, counter: crate::Counter) -> u64 {
@@ -250,8 +273,25 @@ mod tests {
     }
 
     #[test]
+    fn the_word_is_the_key() {
+        let key = SeriesKey::new(
+            RemoteId(0x1234),
+            Direction::Unknown,
+            ClassId(0xab),
+            Origin::Probe,
+        );
+        let word = SeriesKey::word(key.remote(), key.direction(), key.class(), key.origin());
+        let [a, b, direction, class, origin, zeros @ ..] = word.to_ne_bytes();
+        assert_eq!(u16::from_ne_bytes([a, b]), key.remote);
+        assert_eq!(
+            (direction, class, origin, zeros),
+            (key.direction, key.class, key.origin, key.reserved)
+        );
+    }
+
+    #[test]
     fn layout_has_no_padding() {
         assert_eq!(size_of::<SeriesKey>(), 8);
-        assert_eq!(size_of::<Slot>(), 24 * 8 + 4 * (8 + 464 * 8));
+        assert_eq!(size_of::<Slot>(), 48 * 8 + 4 * (8 + 464 * 8));
     }
 }

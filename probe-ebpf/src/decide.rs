@@ -145,7 +145,12 @@ pub const fn change_missed(state: u32, reported: u32) -> bool {
 pub const fn adoptable(state: u32) -> bool {
     matches!(
         state,
-        tcp::ESTABLISHED | tcp::FIN_WAIT1 | tcp::FIN_WAIT2 | tcp::CLOSE_WAIT
+        tcp::ESTABLISHED
+            | tcp::FIN_WAIT1
+            | tcp::FIN_WAIT2
+            | tcp::CLOSE_WAIT
+            | tcp::LAST_ACK
+            | tcp::CLOSING
     )
 }
 

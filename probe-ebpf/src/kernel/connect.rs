@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use core::{ffi::c_void, ptr};
-use probe_common::{Direction, GlobalCounter, Outcome, address};
+use probe_common::{Address, Direction, GlobalCounter, Outcome, address};
 use probe_ebpf::{decide::phase, tcp};
 
 use super::{
@@ -24,7 +24,7 @@ const CREATE: u64 = 1;
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     let ip = load32!(ctx.sock_addr, bpf_sock_addr, user_ip4);
-    let wanted = [0, 0, 0xffff_u32.to_be(), ip];
+    let wanted = address::from_v4_field(ip);
     attempt(ctx.sock_addr, wanted)
 }
 
@@ -35,7 +35,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn attempt(ctx: *mut bpf_sock_addr, wanted: [u32; 4]) -> i32 {
+fn attempt(ctx: *mut bpf_sock_addr, wanted: Address) -> i32 {
     if load32!(ctx, bpf_sock_addr, type_) != tcp::SOCK_STREAM
         || load32!(ctx, bpf_sock_addr, protocol) != tcp::IPPROTO_TCP
     {
@@ -80,8 +80,8 @@ pub(super) fn local_failure(context: *mut c_void, socket: &mut Socket) {
     let ends = Ends {
         local: address::ANY,
         remote: socket.address,
-        local_port: socket.local_port,
-        remote_port: socket.remote_port,
+        local_port: u64::from(socket.local_port),
+        remote_port: u64::from(socket.remote_port),
     };
     socket.phase = phase::DONE;
     socket.syn_retransmits = 0;

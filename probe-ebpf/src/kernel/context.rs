@@ -54,15 +54,15 @@ macro_rules! load64 {
     }};
 }
 
-/// Four words of an address, in network byte order.
+/// An address of four fields.
 macro_rules! load_address {
     ($at:expr, $type:ty, $field:ident) => {
-        [
+        probe_common::address::from_fields([
             load32!($at, $type, $field, 0),
             load32!($at, $type, $field, 1),
             load32!($at, $type, $field, 2),
             load32!($at, $type, $field, 3),
-        ]
+        ])
     };
 }
 

@@ -87,10 +87,17 @@ fn adopt(sk: *mut bpf_sock, state: u32) {
     socket.retransmits = load32!(tcp, bpf_tcp_sock, total_retrans);
     socket.reported = state as u8;
     series::assign(socket, &ends(sk), Direction::Unknown);
-    socket.phase = phase::ESTABLISHED;
     count(GlobalCounter::OldSocketsCovered);
-    if let Some(slot) = shard(socket.slot) {
-        add!(slot, Adopted, 1);
+    let Some(slot) = shard(socket.slot) else {
+        return;
+    };
+    add!(slot, Adopted, 1);
+    if decide::leaving(state) {
+        // First seen by its last segment: nothing more may come to tell us of its end.
+        add!(slot, Closed, 1);
+        socket.phase = phase::DONE;
+    } else {
+        socket.phase = phase::ESTABLISHED;
     }
 }
 
@@ -105,7 +112,7 @@ fn ends(sk: *mut bpf_sock) -> Ends {
     Ends {
         local,
         remote,
-        local_port: load32!(sk, bpf_sock, src_port) as u16,
+        local_port: u64::from(load32!(sk, bpf_sock, src_port)),
         remote_port,
     }
 }

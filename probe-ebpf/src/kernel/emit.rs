@@ -1,13 +1,17 @@
 //! Into the ring buffer, or counted as lost or suppressed.
 
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns};
+use aya_ebpf::{
+    helpers::generated::{bpf_get_netns_cookie, bpf_ktime_get_ns},
+    maps::ring_buf::RingBufEntry,
+};
 use core::ffi::c_void;
-use probe_common::{Event, GlobalCounter, Origin, Outcome};
+use probe_common::{Direction, Event, GlobalCounter, Origin, Outcome};
 
 use super::{
     atomic,
-    maps::{BUDGET, EVENTS, Socket},
-    series::{Ends, config, count},
+    maps::{BUDGET, Budget, EVENTS, Socket},
+    series::{Ends, class_of, config, count, remote_of},
+    table,
 };
 
 /// The figures of an event.
@@ -33,45 +37,87 @@ pub(super) fn event(context: *mut c_void, socket: &Socket, ends: &Ends, figures:
         count(GlobalCounter::EventsSuppressed);
         return;
     }
-    // SAFETY: `context` is this program's context.
-    let netns_cookie = unsafe { bpf_get_netns_cookie(context) };
-    write(Event {
-        at_ns: figures.now,
-        connect_ns: figures.connect_ns,
-        netns_cookie,
-        local: ends.local,
-        remote: ends.remote,
-        local_port: ends.local_port,
-        remote_port: ends.remote_port,
-        handshake_rtt_us: figures.handshake_rtt_us,
-        min_rtt_us: figures.min_rtt_us,
-        syn_retransmits: socket.syn_retransmits,
-        remote_id: socket.remote,
-        outcome: figures.outcome as u8,
-        direction: socket.direction,
-        origin: socket.origin,
-        class: socket.class,
-        reserved: 0,
-    });
+    let Some(mut entry) = reserve() else { return };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reserved record; every field is written, none read.
+    unsafe {
+        place(context, event, ends, figures);
+        (*event).syn_retransmits = socket.syn_retransmits;
+        (*event).remote_id = socket.remote;
+        (*event).direction = socket.direction;
+        (*event).origin = socket.origin;
+        (*event).class = socket.class;
+    }
+    entry.submit(0);
+}
+
+/// Writes that a SYN of a probe reached a listener; there is no socket yet.
+#[inline(always)]
+pub(super) fn syn_seen(context: *mut c_void, ends: &Ends) {
+    let remote = remote_of(&ends.remote);
+    let class = class_of(&ends.local, ends.local_port);
+    let figures = Figures {
+        outcome: Outcome::SynSeen,
+        now: now(),
+        connect_ns: 0,
+        handshake_rtt_us: 0,
+        min_rtt_us: 0,
+    };
+    let Some(mut entry) = reserve() else { return };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reserved record; every field is written, none read.
+    unsafe {
+        place(context, event, ends, &figures);
+        (*event).syn_retransmits = 0;
+        (*event).remote_id = remote.0;
+        (*event).direction = Direction::Acceptor as u8;
+        (*event).origin = Origin::Probe as u8;
+        (*event).class = class.0;
+    }
+    entry.submit(0);
 }
 
 #[inline(always)]
-pub(super) fn write(event: Event) {
+fn reserve() -> Option<RingBufEntry<Event>> {
     count(GlobalCounter::EventsProduced);
-    match EVENTS.reserve::<Event>(0) {
-        Some(mut entry) => {
-            entry.write(event);
-            entry.submit(0);
-        }
-        None => count(GlobalCounter::EventsLost),
+    let entry = EVENTS.reserve::<Event>(0);
+    if entry.is_none() {
+        count(GlobalCounter::EventsLost);
+    }
+    entry
+}
+
+/// The fields that do not come from a socket's storage, straight into the record: nothing of it may
+/// ever lie on the stack.
+///
+/// # Safety
+/// `event` is a reserved record and `context` the program's.
+#[inline(always)]
+unsafe fn place(context: *mut c_void, event: *mut Event, ends: &Ends, figures: &Figures) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*event).at_ns = figures.now;
+        (*event).connect_ns = figures.connect_ns;
+        (*event).netns_cookie = bpf_get_netns_cookie(context);
+        (*event).local = ends.local;
+        (*event).remote = ends.remote;
+        (*event).local_port = ends.local_port as u16;
+        (*event).remote_port = ends.remote_port as u16;
+        (*event).handshake_rtt_us = figures.handshake_rtt_us;
+        (*event).min_rtt_us = figures.min_rtt_us;
+        (*event).outcome = figures.outcome as u8;
+        (*event).reserved = 0;
     }
 }
 
 #[inline(always)]
 fn within_budget(now: u64) -> bool {
-    let (Some(config), Some(budget)) = (config(), BUDGET.get_ptr_mut(0)) else {
+    let Some(config) = config() else { return false };
+    // SAFETY: the map's values are `Budget`.
+    let budget: *mut Budget = unsafe { table::element(&raw const BUDGET, 0) };
+    if budget.is_null() {
         return false;
-    };
+    }
     let window = now >> 30;
     // SAFETY: a map value. Two CPUs may both begin the window: then a few events more pass.
     unsafe {

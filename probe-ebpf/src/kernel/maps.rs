@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, Queue, RingBuf},
 };
 use probe_common::{
-    Address, AttachState, Config, Meta, PortClass, PrefixValue, SeriesKey, ServiceKey, Slot,
+    Address, AttachState, Config, Meta, PortClass, PrefixValue, ServiceKey, Slot,
     counters::GLOBAL_COUNTER_SLOTS,
     maps::{NAME_BYTES, PREFIX_LIMIT, SERVICE_LIMIT},
 };
@@ -19,9 +19,9 @@ pub(super) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 pub(super) static ATTACH: Array<AttachState> = Array::with_max_entries(8, 0);
 #[map]
 pub(super) static COUNTERS: Array<u64> = Array::with_max_entries(GLOBAL_COUNTER_SLOTS, 0);
-/// Loader: the cap.
+/// Loader: the cap. Keys are [`probe_common::SeriesKey`] as one word.
 #[map]
-pub(super) static SERIES: HashMap<SeriesKey, u32> = HashMap::with_max_entries(1, 0);
+pub(super) static SERIES: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 /// Loader: the cap. Filled by the loader with every slot behind the overflow ones.
 #[map]
 pub(super) static FREE_SLOTS: Queue<u32> = Queue::with_max_entries(1, 0);
@@ -63,8 +63,8 @@ pub(super) struct Socket {
     pub(super) sent: u64,
     pub(super) received: u64,
     /// The peer's address while ATTEMPTED, our own while CONNECTING: what the hook that gives up
-    /// cannot ask for. Words in network byte order.
-    pub(super) address: [u32; 4],
+    /// cannot ask for.
+    pub(super) address: Address,
     /// Slot of the series.
     pub(super) slot: u32,
     /// A [`probe_ebpf::decide::phase`].

@@ -73,7 +73,7 @@ fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     let ends = Ends {
         local: socket.address,
         remote,
-        local_port: socket.local_port,
+        local_port: u64::from(socket.local_port),
         remote_port,
     };
     emit::event(
@@ -122,11 +122,12 @@ pub(super) fn lost(socket: &mut Socket) {
 
 /// The peer of a `bpf_sock`.
 #[inline(always)]
-pub(super) fn remote_end(sk: *mut bpf_sock) -> (Address, u16) {
+pub(super) fn remote_end(sk: *mut bpf_sock) -> (Address, u64) {
     let remote = if load32!(sk, bpf_sock, family) == tcp::AF_INET {
         address::from_v4_field(load32!(sk, bpf_sock, dst_ip4))
     } else {
         load_address!(sk, bpf_sock, dst_ip6)
     };
-    (remote, u16::from_be(load16!(sk, bpf_sock, dst_port)))
+    let port = u16::from_be(load16!(sk, bpf_sock, dst_port));
+    (remote, u64::from(port))
 }

@@ -1,35 +1,40 @@
 //! From an address to a series, from a series to its slot, and adding to it.
 
-use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, maps::lpm_trie::Key};
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use probe_common::{
-    Address, ClassId, Config, Direction, GlobalCounter, Origin, Outcome, RemoteId, SeriesKey,
-    ServiceKey, Slot, address, histogram,
+    Address, ClassId, Config, Direction, GlobalCounter, Origin, Outcome, PortClass, PrefixValue,
+    RemoteId, SeriesKey, ServiceKey, Slot, address, histogram, series,
 };
 
 use super::{
     atomic,
     maps::{CONFIG, COUNTERS, FREE_SLOTS, PREFIXES, SERIES, SERVICES, SLOTS, Socket},
+    table,
 };
-
-const BPF_NOEXIST: u64 = 1;
 
 #[inline(always)]
 pub(super) fn count(counter: GlobalCounter) {
-    if let Some(at) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: a map value of 8 bytes.
-        unsafe { atomic::add(at, 1) }
+    // SAFETY: a map value of 8 bytes.
+    unsafe {
+        let at: *mut u64 = table::element(&raw const COUNTERS, counter as u32);
+        if !at.is_null() {
+            atomic::add(at, 1);
+        }
     }
 }
 
 #[inline(always)]
 pub(super) fn config() -> Option<&'static Config> {
-    CONFIG.get(0)
+    // SAFETY: the map's values are `Config`.
+    unsafe { table::element::<_, Config>(&raw const CONFIG, 0).as_ref() }
 }
 
 /// Who is at an address.
 #[inline(always)]
 pub(super) fn remote_of(at: &Address) -> RemoteId {
-    match PREFIXES.get(Key::new(128, *at)) {
+    let key = address::trie_key(*at);
+    // SAFETY: the map's keys are 20 bytes and its values `PrefixValue`.
+    match unsafe { table::lookup::<_, _, PrefixValue>(&raw const PREFIXES, &key).as_ref() } {
         Some(value) => RemoteId(value.remote),
         None => RemoteId::WORLD,
     }
@@ -37,14 +42,16 @@ pub(super) fn remote_of(at: &Address) -> RemoteId {
 
 /// Class of the serving side's address and port.
 #[inline(always)]
-pub(super) fn class_of(at: &Address, port: u16) -> ClassId {
+pub(super) fn class_of(at: &Address, port: u64) -> ClassId {
     let mut key = ServiceKey {
         address: address::ANY,
         port,
-        reserved: 0,
     };
-    // SAFETY: the value is only copied from.
-    let Some(any) = (unsafe { SERVICES.get(&key) }) else {
+    let find = |key: &ServiceKey| {
+        // SAFETY: the map's keys are `ServiceKey` and its values `PortClass`.
+        unsafe { table::lookup::<_, _, PortClass>(&raw const SERVICES, key).as_ref() }
+    };
+    let Some(any) = find(&key) else {
         return ClassId::OTHER;
     };
     let class = ClassId(any.class);
@@ -52,28 +59,29 @@ pub(super) fn class_of(at: &Address, port: u16) -> ClassId {
         return class;
     }
     key.address = *at;
-    // SAFETY: the value is only copied from.
-    match unsafe { SERVICES.get(&key) } {
+    match find(&key) {
         Some(found) => ClassId(found.class),
         None => class,
     }
 }
 
 #[inline(always)]
-pub(super) fn origin_of(config: &Config, initiator_port: u16) -> Origin {
-    if initiator_port >= config.probe_port_first && initiator_port <= config.probe_port_last {
+pub(super) fn origin_of(config: &Config, initiator_port: u64) -> Origin {
+    if initiator_port >= u64::from(config.probe_port_first)
+        && initiator_port <= u64::from(config.probe_port_last)
+    {
         Origin::Probe
     } else {
         Origin::Traffic
     }
 }
 
-/// Both ends of a connection; ports in host byte order.
+/// Both ends of a connection; ports in host byte order. Whole words: see [`probe_common::address`].
 pub(super) struct Ends {
     pub(super) local: Address,
     pub(super) remote: Address,
-    pub(super) local_port: u16,
-    pub(super) remote_port: u16,
+    pub(super) local_port: u64,
+    pub(super) remote_port: u64,
 }
 
 /// Gives the socket its series. For [`Direction::Unknown`] the smaller port is taken for the service.
@@ -97,36 +105,41 @@ pub(super) fn assign(socket: &mut Socket, ends: &Ends, direction: Direction) {
         )
     };
     let remote = remote_of(&ends.remote);
-    let key = SeriesKey::new(remote, direction, class, origin);
     socket.remote = remote.0;
     socket.direction = direction as u8;
     socket.class = class.0;
     socket.origin = origin as u8;
-    socket.slot = slot_of(&key);
+    let key = SeriesKey::word(remote, direction, class, origin);
+    socket.slot = slot_of(key, series::overflow_slot(direction as u32, origin as u32));
 }
 
 /// The series' slot; a free one for a new series, the overflow slot when none is left.
-#[inline(never)]
-fn slot_of(key: &SeriesKey) -> u32 {
-    // SAFETY: the value is only copied from.
-    if let Some(slot) = unsafe { SERIES.get(key) } {
+#[inline(always)]
+fn slot_of(key: u64, overflow: u32) -> u32 {
+    let find = || {
+        // SAFETY: the map's keys are one word and its values `u32`.
+        unsafe { table::lookup::<_, _, u32>(&raw const SERIES, &key).as_ref() }
+    };
+    if let Some(slot) = find() {
         return *slot;
     }
-    let Ok(Some(slot)) = FREE_SLOTS.pop() else {
+    // SAFETY: a queue of `u32`.
+    let Some(slot) = (unsafe { table::pop(&raw const FREE_SLOTS) }) else {
         count(GlobalCounter::SeriesFull);
-        return key.overflow_slot();
+        return overflow;
     };
-    if SERIES.insert(key, slot, BPF_NOEXIST).is_ok() {
+    // SAFETY: the map's keys are one word and its values `u32`.
+    if unsafe { table::insert_new(&raw const SERIES, &key, u64::from(slot)) } {
         return slot;
     }
-    // Another CPU was first. Its slot is the one; ours goes back (there is room: we took it).
-    let _ = FREE_SLOTS.push(slot, 0);
-    // SAFETY: the value is only copied from.
-    match unsafe { SERIES.get(key) } {
+    // Another CPU was first. Its slot is the one; ours goes back.
+    // SAFETY: a queue of `u32`.
+    unsafe { table::push(&raw const FREE_SLOTS, slot) };
+    match find() {
         Some(slot) => *slot,
         None => {
             count(GlobalCounter::SeriesFull);
-            key.overflow_slot()
+            overflow
         }
     }
 }
@@ -137,7 +150,10 @@ pub(super) fn shard(slot: u32) -> Option<*mut Slot> {
     let shards = config()?.shards;
     // SAFETY: a helper without arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    SLOTS.get_ptr_mut(slot * shards + (cpu & shards.wrapping_sub(1)))
+    let index = slot * shards + (cpu & shards.wrapping_sub(1));
+    // SAFETY: the map's values are `Slot`.
+    let slot: *mut Slot = unsafe { table::element(&raw const SLOTS, index) };
+    if slot.is_null() { None } else { Some(slot) }
 }
 
 /// Adds to a counter. The offset is in the instruction: as a register it would be another constant on
@@ -149,7 +165,8 @@ macro_rules! add {
             core::arch::asm!(
                 "lock *(u64 *)({slot} + {offset}) += {by}",
                 slot = in(reg) $slot,
-                offset = const 8 * probe_common::Counter::$counter as usize,
+                offset = const probe_common::series::COUNTERS_OFFSET
+                    + 8 * probe_common::Counter::$counter as usize,
                 by = in(reg) $by as u64,
             )
         }
@@ -180,15 +197,16 @@ pub(super) use record;
 
 #[inline(always)]
 pub(super) fn record_at<const KIND: usize>(slot: *mut Slot, ns: u64) {
-    let bucket = atomic::opaque(histogram::index(ns) as u64);
-    if bucket >= histogram::BUCKETS as u64 {
-        return;
-    }
-    // SAFETY: `slot` is a map value, the kind is below 4 and the bucket was just bounded.
+    // SAFETY: `slot` is a map value, the kind is below 4, and a masked bucket lies within the slot.
     unsafe {
         let histogram = (&raw mut (*slot).histograms)
             .cast::<histogram::Histogram>()
             .add(KIND);
+        // On some paths the bucket is a constant, which must not be added to a pointer where paths meet
+        // (without PERFMON): a number that the verifier does not know makes it unknown on all of them.
+        let unknown = (&raw const (*histogram).sum_ns).read_volatile();
+        let hidden = atomic::opaque(histogram::index(ns) as u64 ^ unknown);
+        let bucket = (hidden ^ unknown) & histogram::BUCKET_MASK;
         atomic::add(&raw mut (*histogram).sum_ns, ns);
         atomic::add(
             (&raw mut (*histogram).buckets)

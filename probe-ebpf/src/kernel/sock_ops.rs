@@ -2,12 +2,12 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_get, bpf_sock_ops_cb_flags_set},
+    helpers::generated::{bpf_sk_storage_get, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use core::{ffi::c_void, ptr};
-use probe_common::{Counter, Direction, Event, GlobalCounter, Origin, Outcome, Slot, address};
+use probe_common::{Counter, Direction, GlobalCounter, Origin, Outcome, Slot, address};
 use probe_ebpf::{
     decide::{self, phase},
     tcp::{self, op},
@@ -69,8 +69,8 @@ fn storage(ops: *mut bpf_sock_ops, flags: u64) -> Option<&'static mut Socket> {
 
 #[inline(always)]
 fn ends(ops: *mut bpf_sock_ops) -> Ends {
-    let local_port = field!(ops, local_port) as u16;
-    let remote_port = u32::from_be(field!(ops, remote_port)) as u16;
+    let local_port = u64::from(field!(ops, local_port));
+    let remote_port = u64::from(u32::from_be(field!(ops, remote_port)));
     let (local, remote) = if field!(ops, family) == tcp::AF_INET {
         (
             address::from_v4_field(field!(ops, local_ip4)),
@@ -113,7 +113,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     let ends = ends(ops);
     series::assign(socket, &ends, Direction::Initiator);
     socket.address = ends.local;
-    socket.local_port = ends.local_port;
+    socket.local_port = ends.local_port as u16;
     socket.phase = phase::CONNECTING;
     ask_for_callbacks(ops);
     if let Some(slot) = shard(socket.slot) {
@@ -419,28 +419,9 @@ fn syn_seen(ops: *mut bpf_sock_ops) {
         return;
     }
     let Some(config) = config() else { return };
-    let remote_port = u32::from_be(field!(ops, remote_port)) as u16;
+    let remote_port = u64::from(u32::from_be(field!(ops, remote_port)));
     if origin_of(config, remote_port) != Origin::Probe {
         return;
     }
-    let ends = ends(ops);
-    emit::write(Event {
-        at_ns: emit::now(),
-        connect_ns: 0,
-        // SAFETY: the program's context.
-        netns_cookie: unsafe { bpf_get_netns_cookie(ops.cast()) },
-        local: ends.local,
-        remote: ends.remote,
-        local_port: ends.local_port,
-        remote_port: ends.remote_port,
-        handshake_rtt_us: 0,
-        min_rtt_us: 0,
-        syn_retransmits: 0,
-        remote_id: series::remote_of(&ends.remote).0,
-        outcome: Outcome::SynSeen as u8,
-        direction: Direction::Acceptor as u8,
-        origin: Origin::Probe as u8,
-        class: series::class_of(&ends.local, ends.local_port).0,
-        reserved: 0,
-    });
+    emit::syn_seen(ops.cast(), &ends(ops));
 }

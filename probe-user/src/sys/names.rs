@@ -118,12 +118,11 @@ pub(super) fn service_entries(ports: &[ServicePort]) -> Vec<(ServiceKey, PortCla
     for port in ports {
         by_port.entry(port.port).or_default().push(port);
     }
-    let entry = |address, port, class: ClassId, by_address: bool| {
+    let entry = |address, port: u16, class: ClassId, by_address: bool| {
         (
             ServiceKey {
                 address,
-                port,
-                reserved: 0,
+                port: u64::from(port),
             },
             PortClass {
                 class: class.0,

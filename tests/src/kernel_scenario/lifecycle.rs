@@ -41,15 +41,18 @@ pub(super) fn old_sockets(place: &Place) -> Result<()> {
     drop(client);
     wire::at_end(&server)?;
     drop(server);
-    eventually(|| {
-        let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
-        let (adopted, closed) = (sum.counter(Counter::Adopted), sum.counter(Counter::Closed));
-        ensure!(
-            (adopted, closed) == (2, 2),
-            "{adopted} adopted, {closed} closed"
-        );
-        Ok(())
-    })?;
+    let ended = |count| {
+        eventually(|| {
+            let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
+            let (adopted, closed) = (sum.counter(Counter::Adopted), sum.counter(Counter::Closed));
+            ensure!(
+                (adopted, closed) == (count, count),
+                "{adopted} adopted, {closed} closed, expected {count}"
+            );
+            Ok(())
+        })
+    };
+    ended(2)?;
     let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
     let received = sum.counter(Counter::BytesReceived);
     // The segment that reveals a socket may itself be the first data: what it carried before is not ours.
@@ -61,6 +64,7 @@ pub(super) fn old_sockets(place: &Place) -> Result<()> {
     seen(2)?;
     drop(silent);
     eventually(|| seen(4))?;
+    ended(4)?;
     for direction in [Direction::Initiator, Direction::Acceptor] {
         stage.expect(direction, Origin::Traffic, &[])?;
     }
