@@ -140,7 +140,9 @@ fn bring_up(args: &Up) -> Result<ExitCode, LabError> {
                 what: format!("read `{name}`"),
                 source,
             })?;
-            mesh::Mesh::parse(&name, &text).map_err(|errors| LabError::Mesh(errors.to_string()))?
+            mesh::Mesh::parse(&name, &text).map_err(|errors| {
+                LabError::Mesh(format!("\n{}", errors.render(&text).trim_end()))
+            })?
         }
     };
     let program = std::env::current_exe().map_err(|source| LabError::Io {

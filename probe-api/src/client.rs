@@ -122,8 +122,9 @@ impl Client {
         let tune = |endpoint: Endpoint| {
             endpoint
                 .connect_timeout(deadlines.connect)
-                .http2_keep_alive_interval(Duration::from_secs(1))
-                .keep_alive_timeout(Duration::from_secs(3))
+                .http2_keep_alive_interval(Duration::from_secs(2))
+                // Either end may be starved for seconds on a loaded machine; silence on a stream is noticed sooner.
+                .keep_alive_timeout(Duration::from_secs(10))
         };
         let opening = async {
             match endpoint {

@@ -97,6 +97,22 @@ pub const CHECKS: &[CheckSpec] = &[
                Probes towards such a node are void as well, since its responder may be gone with it. Check the agent on the node that is named, then run verify again.",
     },
     CheckSpec {
+        id: AGREEMENT,
+        severity: Severity::Gate,
+        claim: "prober, source kernel and target kernel tell the same story of each connection",
+        witness: "all three, matched per connection by addresses and ports",
+        text: "Connected for the prober ⇔ established at the source ⇔ established at the target, and the prober's connect time is the kernel's plus a small user-space delay. \
+               Every connection is counted, so the share is exact and needs no confidence. A failure means that a witness, or something that answers in the target's place, is not to be trusted: no READY rests on it.",
+    },
+    CheckSpec {
+        id: COVERAGE,
+        severity: Severity::Gate,
+        claim: "the kernels at both ends have records of our own probes",
+        witness: "kernel of both ends",
+        text: "Below the objective `coverage`, READY is impossible: the check is undecided, never failed. Usual reasons: the kernel programs are not attached, \
+               another owner's program overwrote the callback flags, addresses are translated on the way, events were lost.",
+    },
+    CheckSpec {
         id: POD_TCP,
         severity: Severity::Gate,
         claim: "a pod of the source cluster connects to a pod of the target cluster and gets its own bytes back from the right node",
@@ -158,22 +174,6 @@ pub const CHECKS: &[CheckSpec] = &[
         witness: "kernel of the source node",
         text: "At 1 % loss a connect almost never fails, it takes a second longer: the retransmit is the loss. A connect that was given up unanswered counts too. \
                Either direction of the path can cause it; loss.udp tells which.",
-    },
-    CheckSpec {
-        id: AGREEMENT,
-        severity: Severity::Gate,
-        claim: "prober, source kernel and target kernel tell the same story of each connection",
-        witness: "all three, matched per connection by addresses and ports",
-        text: "Connected for the prober ⇔ established at the source ⇔ established at the target, and the prober's connect time is the kernel's plus a small user-space delay. \
-               Every connection is counted, so the share is exact and needs no confidence. A failure means that a witness, or something that answers in the target's place, is not to be trusted: no READY rests on it.",
-    },
-    CheckSpec {
-        id: COVERAGE,
-        severity: Severity::Gate,
-        claim: "the kernels at both ends have records of our own probes",
-        witness: "kernel of both ends",
-        text: "Below the objective `coverage`, READY is impossible: the check is undecided, never failed. Usual reasons: the kernel programs are not attached, \
-               another owner's program overwrote the callback flags, addresses are translated on the way, events were lost.",
     },
     CheckSpec {
         id: NDVI_SUCCESS,

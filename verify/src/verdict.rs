@@ -167,12 +167,14 @@ pub struct Observed {
     pub rate_lower: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_upper: Option<f64>,
-    /// Lost, but it is not known in which direction: counts against READY only.
+    /// Lost without a known direction, or missed by a starved prober perhaps: counts against READY only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unresolved: Option<u64>,
-    /// Samples left out: the prober was starved, or failed itself.
+    /// Samples during which the prober was starved: their outcomes count, their times only where a
+    /// kernel measured them as well; what stays open is `unresolved`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub excluded_starved: Option<u64>,
+    pub starved: Option<u64>,
+    /// Probes that were never sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub excluded_local: Option<u64>,
     /// Bad trials by what was wrong with them.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, NodeAccount, NodeRef, NodeState, Observations,
-    Plane, ProbeKind, ProbeRun, Sample,
+    Outcome, Plane, ProbeKind, ProbeRun, Sample,
 };
 use mesh::{Link, Mesh, Node};
 
@@ -21,6 +21,19 @@ pub(crate) struct Probe<'a> {
 }
 
 impl Probe<'_> {
+    /// No answer came in time, and it may be the starved prober that missed it: no kernel says so.
+    pub(crate) fn doubtful(&self) -> bool {
+        let unanswered = self.source.is_some_and(|record| {
+            matches!(
+                record.outcome,
+                KernelOutcome::Timeout
+                    | KernelOutcome::AbortedByApplication
+                    | KernelOutcome::IcmpError
+            )
+        });
+        self.sample.starved && self.sample.outcome == Outcome::Timeout && !unanswered
+    }
+
     pub(crate) fn cell(&self) -> (String, String) {
         let run = self.run;
         let target = run.target.node.as_ref().or(run.target.service.as_ref());

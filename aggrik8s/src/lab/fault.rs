@@ -19,7 +19,9 @@ pub(super) struct FaultArgs {
 }
 
 /// A path direction. Each end is `cluster`, `cluster/node`, an external client, or `*`.
+// The variant `Path` has a group of that name already.
 #[derive(Debug, Args)]
+#[group(id = "path_direction")]
 struct Path {
     #[arg(long)]
     source: EndpointRef,

@@ -184,10 +184,10 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
     }
     let starved: u64 = rows
         .iter()
-        .filter_map(|check| check.observed.excluded_starved)
+        .filter_map(|check| check.observed.starved)
         .sum();
     if starved > 0 {
-        text += &format!(", {starved} starved samples left out");
+        text += &format!(", {starved} samples while starved");
     }
     text
 }

@@ -19,8 +19,8 @@ use super::progress::Progress;
 
 const DEADLINES: Deadlines = Deadlines {
     connect: Duration::from_secs(3),
-    call: Duration::from_secs(5),
-    stream_slack: Duration::from_secs(4),
+    call: Duration::from_secs(8),
+    stream_slack: Duration::from_secs(8),
 };
 /// Exchanges per agent from which the clock offset is taken.
 const EXCHANGES: usize = 5;

@@ -188,6 +188,7 @@ impl Engine {
             Stats::add(&self.stats.stalls, 1);
             for flight in self.flights.values_mut() {
                 flight.starved = true;
+                flight.stalled += working.max(late);
             }
         }
     }

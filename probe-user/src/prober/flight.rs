@@ -140,6 +140,8 @@ pub(super) struct Flight {
     pub due: Due,
     pub wire: Wire,
     pub starved: bool,
+    /// How long the thread was away while this probe was in flight.
+    pub stalled: Duration,
     pub strays: u64,
     port: u16,
     state: State,
@@ -175,6 +177,7 @@ impl Flight {
             due,
             wire: opened.wire,
             starved: false,
+            stalled: Duration::ZERO,
             strays: 0,
             port: opened.port,
             state,
@@ -342,11 +345,14 @@ impl Flight {
 
     /// The deadline has passed.
     pub(super) fn expired(&self) -> Sample {
-        self.failed(if self.strays > 0 {
+        let mut sample = self.failed(if self.strays > 0 {
             Outcome::BadReply
         } else {
             Outcome::Timeout
-        })
+        });
+        // In two seconds some short stall nearly always happens; it cannot have hidden the answer.
+        sample.starved = 4 * self.stalled > self.sent.elapsed();
+        sample
     }
 
     fn failed(&self, outcome: Outcome) -> Sample {

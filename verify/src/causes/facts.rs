@@ -6,7 +6,7 @@ use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
 use crate::tally::{Scope, Tally, localise};
 use crate::view::{Probe, View};
 
-/// Probes of one kind within a scope of one link. Starved and never sent ones are left out.
+/// Probes of one kind within a scope of one link. Doubtful and never sent ones are left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Facts {
     pub(crate) n: u64,
@@ -126,7 +126,7 @@ fn usable<'v, 'a>(
     kind: ProbeKind,
 ) -> impl Iterator<Item = &'v Probe<'a>> {
     view.of(link, plane, kind)
-        .filter(|probe| !probe.sample.starved && probe.sample.outcome != Outcome::LocalError)
+        .filter(|probe| !probe.doubtful() && probe.sample.outcome != Outcome::LocalError)
 }
 
 /// Where on the link the probes of this kind fail.
@@ -144,7 +144,7 @@ pub(crate) fn failing_scope(view: &View<'_>, link: &Link, plane: Plane, kind: Pr
 /// Shortest, median connect of the pod plane within a link, s.
 pub(crate) fn connect_seconds(view: &View<'_>, link: &Link) -> Option<(f64, f64)> {
     let mut times: Vec<f64> = usable(view, link, Plane::Pod, ProbeKind::Tcp)
-        .filter(|probe| probe.sample.outcome == Outcome::Ok)
+        .filter(|probe| probe.sample.outcome == Outcome::Ok && !probe.sample.starved)
         .filter_map(|probe| Some(probe.sample.connect_ns? as f64 * 1e-9))
         .collect();
     times.sort_by(f64::total_cmp);

@@ -34,7 +34,16 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
     }
     let connect = row(view, link, LATENCY_CONNECT, |probe| {
         match (probe.sample.outcome, probe.sample.connect_ns) {
+            (Outcome::Ok, Some(ns)) if probe.sample.starved => {
+                // The kernel's time of the same connect is free of the prober's stall.
+                let kernel = probe.source.and_then(|record| record.connect_ns);
+                match kernel {
+                    Some(ns) => Reading::Seconds(ns as f64 * 1e-9),
+                    None => Reading::AtMost(ns as f64 * 1e-9),
+                }
+            }
             (Outcome::Ok, Some(ns)) => Reading::Seconds(ns as f64 * 1e-9),
+            _ if probe.doubtful() => Reading::Doubtful,
             _ => Reading::Failed,
         }
     });
@@ -43,14 +52,16 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
 
 enum Reading {
     Seconds(f64),
+    /// A stall only ever makes it longer.
+    AtMost(f64),
     Failed,
+    Doubtful,
     Nothing,
 }
 
 fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Reading) -> Draft {
     let probes = || view.of(link, Plane::Pod, ProbeKind::Tcp);
-    let usable =
-        |probe: &&Probe<'_>| probe.sample.outcome != Outcome::LocalError && !probe.sample.starved;
+    let usable = |probe: &&Probe<'_>| probe.sample.outcome != Outcome::LocalError;
     let mut minima: BTreeMap<(String, String), f64> = BTreeMap::new();
     let mut values = Vec::new();
     let mut failed = 0;
@@ -62,7 +73,7 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
                 values.push(seconds);
             }
             Reading::Failed => failed += 1,
-            Reading::Nothing => {}
+            Reading::AtMost(_) | Reading::Doubtful | Reading::Nothing => {}
         }
     }
     let declared = declared(view, link);
@@ -74,7 +85,9 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
         Reading::Nothing => Trial::Skip,
         Reading::Failed => Trial::Bad("failed"),
         Reading::Seconds(seconds) if seconds > threshold(&probe.cell()) => Trial::Bad("slow"),
-        Reading::Seconds(_) => Trial::Good,
+        Reading::AtMost(seconds) if seconds > threshold(&probe.cell()) => Trial::Doubtful,
+        Reading::Seconds(_) | Reading::AtMost(_) => Trial::Good,
+        Reading::Doubtful => Trial::Doubtful,
     });
     let mut draft = counted.draft(view, id, link, Plane::Pod, EXCEEDING);
     let confidence = view.mesh.objectives.confidence;

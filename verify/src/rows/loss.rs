@@ -134,7 +134,6 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
         ..Counted::default()
     };
     let mut draft = counted.draft(view, LOSS_UDP, link, Plane::Pod, p0);
-    draft.check.observed.excluded_starved = None;
     draft.check.observed.excluded_local = None;
     draft.check.expected.text = format!("the path loses at most {} of the datagrams", percent(p0));
     if by_syn > 0 {

@@ -94,6 +94,8 @@ pub(crate) fn spec(id: &str) -> &'static CheckSpec {
 pub(crate) enum Trial {
     Good,
     Bad(&'static str),
+    /// The starved prober cannot tell: counts against READY and never for NOT READY.
+    Doubtful,
     /// Says nothing about this check.
     Skip,
 }
@@ -107,7 +109,8 @@ pub(crate) struct Counted {
     pub(crate) local: u64,
 }
 
-/// Counts `probes`, leaving out those that say nothing about the mesh.
+/// Counts `probes`, leaving out those that were never sent. A starved prober's samples are not left out:
+/// the longer an answer takes, the likelier a stall falls into it, so that would hide failures.
 pub(crate) fn count<'p, 'a: 'p>(
     probes: impl Iterator<Item = &'p Probe<'a>>,
     mut trial: impl FnMut(&Probe<'a>) -> Trial,
@@ -118,12 +121,16 @@ pub(crate) fn count<'p, 'a: 'p>(
             counted.local += 1;
             continue;
         }
-        if probe.sample.starved {
+        let trial = trial(probe);
+        if probe.sample.starved && !matches!(trial, Trial::Skip) {
             counted.starved += 1;
-            continue;
         }
-        let bad = match trial(probe) {
+        let bad = match trial {
             Trial::Skip => continue,
+            Trial::Doubtful => {
+                counted.tally.cell(probe.cell()).unresolved += 1;
+                continue;
+            }
             Trial::Good => false,
             Trial::Bad(reason) => {
                 *counted.failures.entry(reason.to_owned()).or_default() += 1;
@@ -149,7 +156,7 @@ impl Counted {
         draft.check.plane = Some(plane.into());
         draft.check.observed = Observed {
             failures: self.failures,
-            excluded_starved: Some(self.starved),
+            starved: (self.starved > 0).then_some(self.starved),
             excluded_local: Some(self.local),
             ..Observed::default()
         };

@@ -23,6 +23,7 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
 
     let success = count(tiles(), |probe| match probe.sample.outcome {
         Outcome::Ok => Trial::Good,
+        _ if probe.doubtful() => Trial::Doubtful,
         outcome => Trial::Bad(outcome_word(outcome)),
     });
     let mut values = Vec::new();
@@ -32,12 +33,13 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
             (Outcome::Ok, Some(ns)) => {
                 let seconds = ns as f64 * 1e-9;
                 values.push(seconds);
-                if seconds > limit {
-                    Trial::Bad("slow")
-                } else {
-                    Trial::Good
+                match seconds > limit {
+                    false => Trial::Good,
+                    true if probe.sample.starved => Trial::Doubtful,
+                    true => Trial::Bad("slow"),
                 }
             }
+            _ if probe.doubtful() => Trial::Doubtful,
             _ => {
                 failed += 1;
                 Trial::Bad("failed")
@@ -97,7 +99,10 @@ pub(super) fn clients(view: &View<'_>) -> Vec<Draft> {
                 && series.direction == Direction::Acceptor
                 && series.origin == Origin::Traffic
         });
-        for series in accepted {
+        let moved = |series: &&mesh::observation::KernelSeries| {
+            series.bytes_received + series.bytes_sent + series.established > 0
+        };
+        for series in accepted.filter(moved) {
             let bytes = check
                 .observed
                 .clients

@@ -21,6 +21,7 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
         let counted = count(view.of(link, plane, kind), |probe| {
             match probe.sample.outcome {
                 Outcome::Ok => Trial::Good,
+                _ if probe.doubtful() => Trial::Doubtful,
                 outcome => Trial::Bad(outcome_word(outcome)),
             }
         });
