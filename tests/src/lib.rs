@@ -12,6 +12,7 @@ pub mod place;
 pub mod probe;
 pub mod referee;
 pub mod rig;
+pub mod stamping;
 pub mod storm;
 pub mod sys;
 pub mod vm;

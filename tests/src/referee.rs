@@ -53,6 +53,7 @@ pub struct Capture {
 impl Referee {
     /// Captures at `interface` inside `namespace`; when this returns, no later segment is missed.
     pub fn start(namespace: &Netns, interface: &str) -> Result<Self> {
+        crate::stamping::keep_on()?;
         let mut socket = namespace
             .run(|| PacketSocket::open(interface, &control_segments(), BUFFER_BYTES))?
             .with_context(|| format!("capture at `{interface}` in `{}`", namespace.name()))?;

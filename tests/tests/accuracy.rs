@@ -142,8 +142,6 @@ fn per_connection_times_agree_with_the_wire() -> Result<()> {
         options.ring_bytes = 8 << 20
     })?;
     declare(&mut probe)?;
-    // Packets are stamped as long as anybody asks: without this, the first of each capture would be stamped late.
-    let _stamping = Referee::start(&rig.fabric, "lo")?;
     // Neighbours are resolved before anything is timed.
     for ipv6 in [false, true] {
         let listener = rig

@@ -251,6 +251,7 @@ mod tests {
             profile("*", "*", &["delay=1ms"]),
             profile("east", "west", &["delay=2ms"]),
             profile("*", "west/w-1", &["delay=3ms"]),
+            profile("drones", "*", &["delay=5ms"]),
             profile("east/e-2", "west", &["delay=4ms", "loss=1%"]),
         ];
         config.faults = vec![

@@ -258,12 +258,8 @@ impl Line {
         if rung {
             self.answer_jobs();
         }
-        while spin > 0
-            && self
-                .pipeline
-                .next_due()
-                .is_some_and(|due| due > now() && due - now() <= spin)
-        {
+        let ahead = |line: &Self| line.pipeline.next_due()?.checked_sub(now());
+        while ahead(self).is_some_and(|ahead| (1..=spin).contains(&ahead)) {
             std::hint::spin_loop();
         }
         Ok(())
