@@ -8,14 +8,14 @@ use crate::tcp;
 /// where a hook without the socket lock (`sock_release`) meets one with it.
 pub mod phase {
     /// Storage just made.
-    pub const NEW: u32 = 0;
+    pub const NEW: u64 = 0;
     /// `connect()` was called, no SYN yet.
-    pub const ATTEMPTED: u32 = 1;
+    pub const ATTEMPTED: u64 = 1;
     /// SYN handed to IP.
-    pub const CONNECTING: u32 = 2;
-    pub const ESTABLISHED: u32 = 3;
+    pub const CONNECTING: u64 = 2;
+    pub const ESTABLISHED: u64 = 3;
     /// Failed or closed, and counted.
-    pub const DONE: u32 = 4;
+    pub const DONE: u64 = 4;
 }
 
 /// Why SYN_SENT became CLOSE. `segs_in`: segments received; `released`: the application had closed

@@ -30,13 +30,13 @@ pub(super) unsafe fn fetch_add(at: *mut u64, by: u64) -> u64 {
 /// Writes `new` if `*at` is `old`; true if it did.
 ///
 /// # Safety
-/// `at` points to 4 aligned bytes that the verifier lets this program write.
+/// As [`add`].
 #[inline(always)]
-pub(super) unsafe fn compare_exchange(at: *mut u32, old: u32, new: u32) -> bool {
+pub(super) unsafe fn compare_exchange(at: *mut u64, old: u64, new: u64) -> bool {
     let mut seen = old;
     // SAFETY: the caller's promise.
     unsafe {
-        asm!("w0 = cmpxchg32_32({at} + 0, w0, {new})", at = in(reg) at, new = in(wreg) new, inout("w0") seen);
+        asm!("r0 = cmpxchg_64({at} + 0, r0, {new})", at = in(reg) at, new = in(reg) new, inout("r0") seen);
     }
     seen == old
 }

@@ -6,29 +6,29 @@
 /// one word of an array.
 macro_rules! load32 {
     ($at:expr, $type:ty, $field:ident $(. $inner:ident)? $(, $word:literal)?) => {{
-        let value: u32;
+        let value: u64;
         // SAFETY: a load of a field through a pointer that the verifier checks.
         unsafe {
             core::arch::asm!(
                 "{value} = *(u32 *)({at} + {offset})",
-                value = out(wreg) value,
+                value = out(reg) value,
                 at = in(reg) $at,
                 offset = const core::mem::offset_of!($type, $field $(. $inner)?) $(+ 4 * $word)?,
             );
         }
-        value
+        value as u32
     }};
 }
 
 /// A field of 2 bytes.
 macro_rules! load16 {
     ($at:expr, $type:ty, $field:ident) => {{
-        let value: u32;
+        let value: u64;
         // SAFETY: a load of a field through a pointer that the verifier checks.
         unsafe {
             core::arch::asm!(
                 "{value} = *(u16 *)({at} + {offset})",
-                value = out(wreg) value,
+                value = out(reg) value,
                 at = in(reg) $at,
                 offset = const core::mem::offset_of!($type, $field),
             );

@@ -65,10 +65,10 @@ pub(super) struct Socket {
     /// The peer's address while ATTEMPTED, our own while CONNECTING: what the hook that gives up
     /// cannot ask for.
     pub(super) address: Address,
+    /// A [`probe_ebpf::decide::phase`].
+    pub(super) phase: u64,
     /// Slot of the series.
     pub(super) slot: u32,
-    /// A [`probe_ebpf::decide::phase`].
-    pub(super) phase: u32,
     /// Smoothed RTT at the last callback, µs × 8, on kernels that do not pass the raw sample.
     pub(super) srtt: u32,
     /// See [`probe_ebpf::decide::fin_received`].
@@ -93,5 +93,5 @@ pub(super) struct Socket {
     pub(super) sample_pending: u8,
     /// Lost flags are already counted.
     pub(super) flags_lost: u8,
-    pub(super) reserved: [u8; 4],
+    pub(super) reserved: [u8; 8],
 }
