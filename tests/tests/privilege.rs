@@ -128,6 +128,92 @@ fn without_the_profiles_rules_for_bpf_the_maps_are_refused() -> Result<()> {
     Ok(())
 }
 
+/// The kernel itself would refuse most of it too: with another errno for what the profile refuses, one sees that the
+/// profile comes first.
+#[test]
+fn the_profile_refuses_before_the_kernel_does() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let bed = Bed::new()?;
+    let output = bed.load(BOTH)?;
+    ensure!(output.status.success(), "load: {}", said(&output));
+    let mut profile = profile()?;
+    profile["defaultErrnoRet"] = libc::EXDEV.into();
+    let container = bed.confined(profile)?;
+    let report = container.wait(Duration::from_secs(30))?;
+    for attempt in [
+        "map_create",
+        "prog_load",
+        "packet_socket",
+        "become_root",
+        "user_namespace",
+        "mount",
+    ] {
+        let line = format!("{attempt} EXDEV");
+        ensure!(report.lines().any(|seen| seen == line), "{report}");
+    }
+    ensure!(report.lines().any(|seen| seen == "maps ok"), "{report}");
+    Ok(())
+}
+
+#[test]
+fn the_profile_lists_what_the_agent_needs_and_nothing_dangerous() -> Result<()> {
+    const DANGEROUS: [&str; 20] = [
+        "add_key",
+        "delete_module",
+        "finit_module",
+        "fsopen",
+        "init_module",
+        "io_uring_setup",
+        "kexec_load",
+        "keyctl",
+        "mount",
+        "open_by_handle_at",
+        "perf_event_open",
+        "pivot_root",
+        "process_vm_readv",
+        "ptrace",
+        "setns",
+        "setuid",
+        "umount2",
+        "unshare",
+        "userfaultfd",
+        "vmsplice",
+    ];
+    let profile = profile()?;
+    ensure!(
+        profile["defaultAction"] == "SCMP_ACT_ERRNO",
+        "open by default"
+    );
+    let rules = profile["syscalls"].as_array().context("no rules")?;
+    let mut commands = Vec::new();
+    for rule in rules {
+        let names = rule["names"].as_array().context("a rule without names")?;
+        for name in DANGEROUS {
+            ensure!(!names.iter().any(|listed| listed == name), "`{name}`");
+        }
+        if names.iter().any(|name| name == "bpf") {
+            let args = rule["args"].as_array().context("bpf(2) without a filter")?;
+            let [arg] = args.as_slice() else {
+                anyhow::bail!("one filter per command: {rule}");
+            };
+            ensure!(
+                arg["index"] == 0 && arg["op"] == "SCMP_CMP_MASKED_EQ",
+                "{rule}"
+            );
+            ensure!(arg["value"] == u32::MAX, "{rule}");
+            commands.extend(arg["valueTwo"].as_u64());
+        }
+    }
+    // Elements, keys, OBJ_GET, OBJ_GET_INFO_BY_FD and map batches of linux/bpf.h.
+    ensure!(
+        commands == [1, 2, 3, 4, 7, 15, 24, 25, 26, 27],
+        "{commands:?}"
+    );
+    Ok(())
+}
+
 /// The other control: the same program with every privilege is refused nothing that the container refuses.
 #[test]
 fn root_outside_a_container_is_refused_nothing() -> Result<()> {
