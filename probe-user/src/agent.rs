@@ -1,7 +1,7 @@
 //! What every part of a running agent shares: who it is, the mesh in force, its counters.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh::Mesh;
 use mesh::observation::{NodeRef, Plane};
@@ -49,6 +49,26 @@ pub struct ApiStats {
     pub connections: AtomicU64,
     /// Probe runs that were not started.
     pub refused: AtomicU64,
+    /// Probe runs of callers that are going on.
+    pub active: Arc<AtomicU64>,
+}
+
+/// A probe run of a caller, as long as it lives.
+#[derive(Debug)]
+pub struct ActiveRun(Arc<AtomicU64>);
+
+impl ApiStats {
+    #[must_use]
+    pub fn begin_run(&self) -> ActiveRun {
+        self.active.fetch_add(1, Ordering::SeqCst);
+        ActiveRun(Arc::clone(&self.active))
+    }
+}
+
+impl Drop for ActiveRun {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Connections to the metrics server that got no answer.

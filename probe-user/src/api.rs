@@ -194,7 +194,9 @@ impl wire::agent_server::Agent for Api {
             .submit(plan, TileSide(ndvi::PROBE_SIDE))
             .map_err(|refusal| refuse(status(&refusal)))?;
         let counted = Arc::clone(&agent);
+        let run = agent.api.begin_run();
         let stream = ReceiverStream::new(results).map(move |(target, sample)| {
+            let _going_on = &run;
             if let Some(kind) = kinds.get(target as usize) {
                 counted.probes.burst(*kind, &sample);
             }

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use mesh::observation::NodeRef;
@@ -18,6 +20,8 @@ use crate::responder::{self, Bound, ResponderPorts};
 use crate::supervise::{End, Tasks};
 use crate::{background, privilege, reload, web};
 
+/// For answers on their way when we are told to stop.
+const GRACE: Duration = Duration::from_millis(500);
 /// Threads that serve; the prober has one of its own.
 const WORKERS: usize = 2;
 
@@ -108,6 +112,15 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
     })
 }
 
+/// Until no caller's probes are going on. A caller that merely keeps its connection open does not hold us up.
+async fn no_calls(agent: &Agent) {
+    // For answers that are being written.
+    tokio::time::sleep(GRACE).await;
+    while agent.api.active.load(Ordering::SeqCst) > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn serve(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<End> {
     let Opened {
         agent,
@@ -148,8 +161,12 @@ async fn serve(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<End
         boot_id = agent.boot_id,
         "running"
     );
-    let drained = async {
-        let _ = drained.await;
+    let calls = Arc::clone(&agent);
+    let drained = async move {
+        tokio::select! {
+            _ = drained => {}
+            () = no_calls(&calls) => {}
+        }
     };
     Ok(tasks.run(drained).await?)
 }

@@ -46,6 +46,8 @@ pub struct KernelStats {
     /// Failures and outliers of users' connections.
     pub traffic_events: AtomicU64,
     pub decode_errors: AtomicU64,
+    /// Times that the mesh was written into the maps.
+    pub mesh_writes: AtomicU64,
     pub read_errors: AtomicU64,
     pub write_errors: AtomicU64,
 }
@@ -200,6 +202,7 @@ impl Kernel {
         let dir = self.pin_dir.as_deref().unwrap_or_else(|| "".as_ref());
         let mut maps = Maps::open(dir)?;
         declare(&mut maps, declared)?;
+        self.stats.mesh_writes.fetch_add(1, Ordering::Relaxed);
         let events = maps.events()?;
         self.state().maps = Some(maps);
         Ok(events)
@@ -213,7 +216,10 @@ impl Kernel {
         };
         let result = declare(maps, declared);
         state.problem = match result {
-            Ok(()) => None,
+            Ok(()) => {
+                self.stats.mesh_writes.fetch_add(1, Ordering::Relaxed);
+                None
+            }
             Err(error) => {
                 self.stats.write_errors.fetch_add(1, Ordering::Relaxed);
                 Some(text(&error))

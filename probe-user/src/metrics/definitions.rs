@@ -134,6 +134,8 @@ families! {
         "Of those, the ones that are counted from then on; covered / seen is the coverage.";
     RTT_UNRECOVERED: Counter "aggrik8s_ack_latency_unrecovered" ["source_cluster"]
         "Samples that an old kernel did not pass and that could not be recovered.";
+    MAP_MESH_WRITES: Counter "aggrik8s_map_mesh_writes" ["source_cluster"]
+        "Times that the prefixes and services of mesh.yaml were written into the kernel maps.";
     MAP_READ_ERRORS: Counter "aggrik8s_map_read_errors" ["source_cluster"]
         "Failed readings of the kernel maps.";
     MAP_WRITE_ERRORS: Counter "aggrik8s_map_write_errors" ["source_cluster"]

@@ -266,6 +266,7 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
         (&d::RECORDS, None, records),
         (&d::RECORDS_EVICTED, None, evicted),
         (&d::RECORDS_UNUSABLE, None, unusable),
+        (&d::MAP_MESH_WRITES, None, load(&kernel.mesh_writes)),
         (&d::MAP_READ_ERRORS, None, load(&kernel.read_errors)),
         (&d::MAP_WRITE_ERRORS, None, load(&kernel.write_errors)),
         (&d::PROBER_PORTS_TAKEN, None, load(&prober.ports_in_use)),

@@ -31,9 +31,18 @@ struct Running {
     job: Job,
     schedule: Schedule,
     start: Instant,
+    /// How far the schedule has slipped: after a stall probes go on at their pace, not in a bunch.
+    slip: Duration,
     /// Run id per target: receivers count per target.
     runs: Vec<u64>,
     in_flight: u64,
+}
+
+impl Running {
+    /// When the next probe is due.
+    fn next_at(&self) -> Option<Instant> {
+        Some(self.start + self.slip + self.schedule.next_at()?)
+    }
 }
 
 pub(super) struct Engine {
@@ -48,6 +57,11 @@ pub(super) struct Engine {
     next_job: u64,
     next_token: usize,
     open: bool,
+}
+
+/// A probe that leaves this much after its time is starved.
+fn late_limit(interval: Duration) -> Duration {
+    (interval / 2).max(STALL_LIMIT)
 }
 
 fn random<const N: usize>() -> io::Result<[u8; N]> {
@@ -100,7 +114,7 @@ impl Engine {
         }
     }
 
-    fn accept_jobs(&mut self) -> io::Result<()> {
+    pub(super) fn accept_jobs(&mut self) -> io::Result<()> {
         loop {
             match self.queue.try_recv() {
                 Ok(job) => self.start(job)?,
@@ -123,6 +137,7 @@ impl Engine {
         let running = Running {
             schedule: Schedule::new(&job.plan),
             start: Instant::now(),
+            slip: Duration::ZERO,
             runs,
             in_flight: 0,
             job,
@@ -161,11 +176,7 @@ impl Engine {
     }
 
     fn timeout(&self, now: Instant) -> Duration {
-        let next_send = self
-            .jobs
-            .values()
-            .filter_map(|running| Some(running.start + running.schedule.next_at()?))
-            .min();
+        let next_send = self.jobs.values().filter_map(Running::next_at).min();
         let next_deadline = self.deadlines.peek().map(|Reverse((at, _))| *at);
         let next = next_send.into_iter().chain(next_deadline).min();
         let wait = next.map_or(IDLE, |at| at.saturating_duration_since(now));
@@ -200,7 +211,7 @@ impl Engine {
             .jobs
             .iter()
             .filter_map(|(id, running)| {
-                let at = running.start + running.schedule.next_at()?;
+                let at = running.next_at()?;
                 (at <= now).then_some((at, *id))
             })
             .min();
@@ -210,11 +221,15 @@ impl Engine {
         let Some(running) = self.jobs.get_mut(&id) else {
             return Ok(());
         };
-        let elapsed = now.saturating_duration_since(running.start);
+        let elapsed = now.saturating_duration_since(running.start + running.slip);
         let Some(due) = running.schedule.pop(elapsed) else {
             return Ok(());
         };
         running.in_flight += 1;
+        let late = now.saturating_duration_since(intended);
+        if late > late_limit(running.job.plan.interval) {
+            running.slip += late;
+        }
         self.send(id, due, intended)
     }
 
@@ -230,7 +245,7 @@ impl Engine {
             sequence: due.sequence,
         };
         let start = running.start;
-        let late_limit = (running.job.plan.interval / 2).max(STALL_LIMIT);
+        let late_limit = late_limit(running.job.plan.interval);
         let timeout = running.job.plan.timeout;
         let exchange = Exchange::new(
             &planned.target,

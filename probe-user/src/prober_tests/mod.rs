@@ -385,3 +385,42 @@ async fn two_runs_share_the_prober() {
         assert_eq!(sample.outcome, Outcome::Ok);
     }
 }
+
+#[test]
+fn a_stall_makes_the_schedule_slip_instead_of_bunching() {
+    // The engine is driven by hand: the thread that stalls is this one.
+    let poll = mio::Poll::new().unwrap();
+    let (jobs, queue) = std_mpsc::sync_channel(1);
+    let stats = Arc::new(Stats::default());
+    let ports = Ports::new(61_900..=61_999, 0);
+    let mut engine = Engine::new(poll, queue, ports, Arc::clone(&stats));
+    let address = udp_peer(|r| vec![reply_to(r, "w-1").encode(PROBE_BYTES).unwrap()]);
+    let plan = plan(vec![planned(ProbeKind::Udp, address, 20)], 5_000);
+    let permit = Budget::new(Limits::default()).take(&plan).unwrap();
+    let (results, mut receiver) = mpsc::channel(20);
+    jobs.send(Job {
+        plan,
+        tile: TileSide(8),
+        results,
+        _permit: permit,
+    })
+    .unwrap();
+    drop(jobs);
+    engine.accept_jobs().unwrap();
+    std::thread::sleep(Duration::from_millis(60));
+    engine.run().unwrap();
+    let mut samples = Vec::new();
+    while let Ok((_, sample)) = receiver.try_recv() {
+        samples.push(sample);
+    }
+    assert_eq!(samples.len(), 20);
+    samples.sort_by_key(|sample| sample.sequence);
+    assert!(samples[0].starved, "{:?}", samples[0]);
+    assert!(samples[0].delay_ns >= 60_000_000);
+    // Twelve were due when the stall ended; they keep their distance of 5 ms, give or take a late wake-up.
+    let bunched = samples
+        .windows(2)
+        .filter(|pair| pair[1].sent_ns - pair[0].sent_ns < 1_000_000)
+        .count();
+    assert!(bunched <= 2, "{bunched} of 19 right after one another");
+}
