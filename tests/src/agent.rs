@@ -228,6 +228,31 @@ pub fn get(namespace: &Netns, path: &str) -> Result<(u16, String)> {
     })?
 }
 
+/// Sum of a sample over all its label sets that contain `labels`, e.g. `outcome="refused"`.
+pub fn metric(exposition: &str, sample: &str, labels: &[&str]) -> Result<u64> {
+    let mut sum = 0;
+    let mut found = false;
+    for line in exposition.lines() {
+        let Some(rest) = line.strip_prefix(sample) else {
+            continue;
+        };
+        let Some((set, value)) = rest.strip_prefix('{').and_then(|r| r.rsplit_once("} ")) else {
+            continue;
+        };
+        found = true;
+        if labels
+            .iter()
+            .all(|label| set.split(',').any(|l| l == *label))
+        {
+            sum += value
+                .parse::<u64>()
+                .with_context(|| format!("value of `{line}`"))?;
+        }
+    }
+    ensure!(found, "no sample `{sample}` in the exposition");
+    Ok(sum)
+}
+
 fn success(verb: &str, output: &Output) -> Result<String> {
     ensure!(
         output.status.success(),

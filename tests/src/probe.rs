@@ -24,10 +24,14 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Attaches to `cgroup`, with the options changed by `adjust`.
+    /// Attaches to `cgroup`, with the options changed by `adjust`. The environment variable
+    /// `AGGRIK8S_OBJECT` names an object to try instead of the committed one.
     pub fn load(cgroup: &Path, adjust: impl FnOnce(&mut Options)) -> Result<Self> {
         let pins = pin_folder();
         let mut options = Options::new(cgroup, &pins);
+        if let Some(object) = std::env::var_os("AGGRIK8S_OBJECT") {
+            options.object = std::fs::read(object)?.into();
+        }
         adjust(&mut options);
         let report = loader::load(&options).context("load the kernel programs")?;
         let probe = Self {

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use probe_common::{Counter, Direction, GlobalCounter, HistogramKind};
+use tests::agent::{Loaded, metric};
 use tests::foreign::Foreign;
 use tests::netns::skip;
 use tests::probe::{Probe, Sum, missing, remote_name};
@@ -178,45 +178,74 @@ fn check_remotes(ledger: &mut Ledger, capture: &Capture, probe: &Probe) -> Resul
     Ok(())
 }
 
-/// Kills and restarts a reader of the maps and the ring, over and over, until told to stop.
-fn kill_readers(pins: &std::path::Path, stop: &AtomicBool) -> Result<u32> {
+/// Kills and restarts the agent, over and over, until told to stop.
+fn kill_agents(loaded: &Loaded, rig: &Rig, stop: &AtomicBool) -> Result<u32> {
     let mut killed = 0;
     while !stop.load(Ordering::Relaxed) {
-        let mut reader: Child = Command::new(env!("CARGO_BIN_EXE_reader"))
-            .arg(pins)
-            .stdout(Stdio::piped())
-            .spawn()?;
-        // It reports its first whole reading, so that no kill comes before there is anything to lose.
-        let mut line = String::new();
-        let output = reader.stdout.take().context("reader without stdout")?;
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line)?;
-        thread::sleep(Duration::from_millis(30));
-        let early = reader.try_wait()?;
-        reader.kill()?;
-        reader.wait()?;
-        ensure!(
-            early.is_none() && !line.is_empty(),
-            "the reader ended by itself"
-        );
+        let agent = loaded.run(&rig.client)?;
+        // Ready and read from, so that no kill comes before there is anything to lose.
+        agent.metrics(&rig.client)?;
+        agent.kill()?;
         killed += 1;
     }
     Ok(killed)
 }
 
+/// What the last agent exports is what the wire saw, however many agents died before it.
+fn check_metrics(ledger: &mut Ledger, wire: &Totals, exposition: &str) -> Result<()> {
+    for (sample, label, expected) in [
+        (
+            "aggrik8s_tcp_connects_total",
+            "outcome=\"established\"",
+            wire.answered,
+        ),
+        (
+            "aggrik8s_tcp_connects_total",
+            "outcome=\"refused\"",
+            wire.refused,
+        ),
+        (
+            "aggrik8s_tcp_accepts_total",
+            "target_cluster=\"near\"",
+            wire.answered,
+        ),
+        (
+            "aggrik8s_tcp_resets_total",
+            "by=\"local\"",
+            wire.reset_by_client,
+        ),
+        (
+            "aggrik8s_tcp_resets_total",
+            "by=\"peer\"",
+            wire.reset_by_client,
+        ),
+    ] {
+        let labels = ["origin=\"traffic\"", label];
+        ledger.check(
+            format!("/metrics: {sample}{{{label}}}"),
+            expected,
+            metric(exposition, sample, &labels)?,
+        );
+    }
+    Ok(())
+}
+
 #[test]
-fn counts_equal_the_wire_while_readers_are_killed() -> Result<()> {
+fn counts_equal_the_wire_while_agents_are_killed() -> Result<()> {
     if skip(missing())? {
         return Ok(());
     }
     let mut best = 0;
     for _ in 0..ROUNDS {
         let rig = Rig::new("exact", REMOTES)?;
-        let mut probe = Probe::load(rig.cgroup.path(), |_| ())?;
-        probe.declare(REMOTES)?;
+        let loaded = Loaded::load(&rig)?;
+        // The first agent declares the networks; from then on none is needed.
+        loaded.run(&rig.client)?.kill()?;
+        let probe = Probe::open(loaded.pins())?;
         let referee = Referee::start(&rig.client, "eth0")?;
         let stop = AtomicBool::new(false);
         let (storm, killed) = thread::scope(|scope| {
-            let killer = scope.spawn(|| kill_readers(probe.pins(), &stop));
+            let killer = scope.spawn(|| kill_agents(&loaded, &rig, &stop));
             let storm = rig.storm(&storm_plan(&rig, 30_000));
             stop.store(true, Ordering::Relaxed);
             (storm, killer.join())
@@ -235,16 +264,18 @@ fn counts_equal_the_wire_while_readers_are_killed() -> Result<()> {
         check_openings(&mut ledger, &wire, &initiator, &acceptor);
         check_endings(&mut ledger, &wire, &client, &initiator, &acceptor);
         check_remotes(&mut ledger, &capture, &probe)?;
+        let agent = loaded.run(&rig.client)?;
+        check_metrics(&mut ledger, &wire, &agent.metrics(&rig.client)?)?;
         ledger.check("attempted by the client", client.attempted, wire.attempts);
         ledger.close(&context)?;
         ensure!(probe.losses()?.is_empty(), "lost: {:?}", probe.losses()?);
         ensure!(client.errors.is_empty(), "{context}");
-        ensure!(killed > 0, "no reader was killed");
+        ensure!(killed > 0, "no agent was killed");
         ensure!(client.by_cpu.values().filter(|n| **n > 0).count() == client.by_cpu.len());
         best = best.max(client.best_second);
         if best >= RATE && client.by_cpu.len() > 1 {
             report(&format!(
-                "{} connections, best second {best}/s, CPUs {:?}, {killed} readers killed, referee dropped 0",
+                "{} connections, best second {best}/s, CPUs {:?}, {killed} agents killed, referee dropped 0",
                 client.attempted, client.by_cpu
             ));
             return Ok(());
