@@ -487,9 +487,13 @@ fn hostile_control_input_is_answered_and_harms_nothing() -> Result<()> {
         let reply = ask(&rig, bytes)?;
         assert!(reply.contains("\"error\"") && reply.contains("message"), "{reply}");
     }
-    // Half a request from a client that leaves; and many that say nothing.
+    assert!(ask(&rig, &[b'x'; 200_000])?.contains("longer than"));
+    // Half a request from a client that leaves; and many that say nothing: the last ones are sent away.
     rig.raw_control()?.write_all(b"{\"op\":")?;
-    let idle: Vec<_> = (0..40).map(|_| rig.raw_control()).collect::<Result<_>>()?;
+    let mut idle: Vec<_> = (0..40).map(|_| rig.raw_control()).collect::<Result<_>>()?;
+    let mut farewell = String::new();
+    BufReader::new(idle.pop().context("no client")?).read_line(&mut farewell)?;
+    assert!(farewell.contains("connected already"), "{farewell}");
     assert!(rig.control().list()?.is_empty());
     drop(idle);
     assert!(passes(&client, &server, b"alive", PATIENCE)?);
