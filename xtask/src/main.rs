@@ -8,6 +8,7 @@
 
 mod bench;
 mod dist;
+mod ebpf;
 mod lab;
 mod need;
 mod run;
@@ -33,6 +34,12 @@ enum Verb {
     Test(test::Args),
     /// Static binaries for `x86_64` and `aarch64` in `target/dist`
     Dist,
+    /// Build the kernel programs into `probe-user/prebuilt`
+    Ebpf {
+        /// Only compare with what is committed
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure what the probe costs, with and without it in one run
     Bench(bench::Args),
 }
@@ -42,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Dist => dist::run(),
+        Verb::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args),
     };
     done.unwrap_or_else(|error| {
