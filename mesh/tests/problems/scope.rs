@@ -232,19 +232,24 @@ fn objectives() {
 
 #[test]
 fn an_objective_is_not_blamed_for_a_link_that_could_not_be_read() {
-    let yaml = GOOD
-        .replace(
-            "links: all",
-            "links: [{source: east, target: west}, {source: west}]",
-        )
-        .replace(
-            "{loss: 1%}",
-            "{links: [{source: west, target: east, latency_p99: 5ms}]}",
-        );
-    assert_eq!(
-        problems(&yaml),
-        ["26:39 links[1].target: `target` is missing | add `target: …`"]
-    );
+    for (links, problem) in [
+        (
+            "[{source: east, target: west}, {source: west}]",
+            "26:39 links[1].target: `target` is missing | add `target: …`",
+        ),
+        (
+            "every",
+            "26:8 links: expected a list of links, or `all`, saw the text `every` | write `[every]`",
+        ),
+    ] {
+        let yaml = GOOD
+            .replace("links: all", &format!("links: {links}"))
+            .replace(
+                "{loss: 1%}",
+                "{links: [{source: west, target: east, latency_p99: 5ms}]}",
+            );
+        assert_eq!(problems(&yaml), [problem]);
+    }
 }
 
 #[test]
