@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,28 @@ impl Lab {
             both(&output)
         );
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Starts `lab up` and kills it with SIGKILL as soon as `path` exists. False if it had ended by then.
+    pub fn killed_up(&self, options: &[&str], path: &Path) -> Result<bool> {
+        let mut command = self.command("up", options)?;
+        let mut up = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !path.exists() && up.try_wait()?.is_none() {
+            ensure!(
+                Instant::now() < deadline,
+                "no {} within 30 s",
+                path.display()
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let in_time = up.try_wait()?.is_none();
+        up.kill()?;
+        up.wait()?;
+        Ok(in_time)
     }
 
     pub fn status(&self) -> Result<Value> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::lab_rig::{Lab, Place, missing};
+use tests::lab_rig::{Lab, Place, both, missing};
 use tests::netns::skip;
 
 const SMALL: [&str; 4] = ["--clusters", "2", "--nodes", "3"];
@@ -222,23 +222,62 @@ fn a_killed_up_of_a_whole_lab_leaves_no_pins() -> Result<()> {
     if skip(missing())? {
         return Ok(());
     }
-    for pause in [400, 700, 1000] {
+    let mut in_time = 0;
+    for part in ["aggrik8s-probe", "pins", "log/agent-cp-w-1.log"] {
         let lab = Lab::named();
-        let mut up = lab
-            .command("up", &SMALL)?
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()?;
-        std::thread::sleep(Duration::from_millis(pause));
-        up.kill()?;
-        up.wait()?;
+        let moment = match part {
+            "pins" => lab
+                .run_dir()
+                .join("bpf/aggrik8s")
+                .join(lab.name())
+                .join("cp-e-1/v1"),
+            file => lab.run_dir().join(file),
+        };
+        in_time += usize::from(lab.killed_up(&SMALL, &moment)?);
         lab.ok("down", &[])?;
         ensure!(
             lab.remains()?.is_empty(),
-            "killed after {pause} ms: {:?}",
+            "killed at {part}: {:?}",
             lab.remains()?
         );
     }
+    ensure!(
+        in_time >= 2,
+        "only {in_time} of 3 were killed before their end"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_does_not_come_up_is_named() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let lab = Lab::named();
+    let up = |probe: &str| -> Result<(Option<i32>, String)> {
+        let mut command = lab.command("up", &["--clusters", "1", "--nodes", "1"])?;
+        let output = command.env("AGGRIK8S_PROBE", probe).output()?;
+        Ok((output.status.code(), both(&output)))
+    };
+    // Loads nothing and says so.
+    let (code, text) = up("/bin/false")?;
+    ensure!(code == Some(2) && text.contains("load"), "{code:?}\n{text}");
+    ensure!(lab.remains()?.is_empty(), "{:?}", lab.remains()?);
+    let (code, text) = up("/no/such/agent")?;
+    ensure!(
+        code == Some(2) && text.contains("cargo build -p probe-user"),
+        "{code:?}\n{text}"
+    );
+    ensure!(lab.remains()?.is_empty(), "{:?}", lab.remains()?);
+    // Ends as soon as it runs.
+    let (code, text) = up("/bin/true")?;
+    ensure!(
+        code == Some(3) && text.contains("agent-cp-e-1` ended"),
+        "{code:?}\n{text}"
+    );
+    ensure!(lab.status()?["phase"] == "failed");
+    let text = lab.bring_up(&["--clusters", "1", "--nodes", "1"])?;
+    ensure!(text.contains("removed what was left"), "{text}");
     Ok(())
 }
 
@@ -274,7 +313,11 @@ fn pins_below(dir: &Path) -> Result<()> {
     let pins = dir.join("aggrik8s").join(lab.name()).join("cp-e-1");
     ensure!(pins.is_dir(), "no {}", pins.display());
     lab.ok("down", &[])?;
-    ensure!(!dir.join("aggrik8s").exists(), "pins are left in {}", dir.display());
+    ensure!(
+        !dir.join("aggrik8s").exists(),
+        "pins are left in {}",
+        dir.display()
+    );
     Ok(())
 }
 
