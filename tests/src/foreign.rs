@@ -71,6 +71,14 @@ impl Foreign {
         Self::attach("a8t_clear", Hook::SockOps, cgroup, &program)
     }
 
+    /// Attaches an empty program that tolerates no other at this cgroup; it stays until the cgroup is removed.
+    pub fn exclusive(hook: Hook, cgroup: &Path) -> Result<()> {
+        let (prog_type, attach_type) = hook.numbers();
+        let program = sys::load_program("a8t_alone", prog_type, attach_type, &[RETURN_1, EXIT])?;
+        sys::attach_exclusively(&program, &File::open(cgroup)?, attach_type)
+            .with_context(|| format!("attach exclusively to `{}`", cgroup.display()))
+    }
+
     fn attach(name: &str, hook: Hook, cgroup: &Path, program: &[u64]) -> Result<Self> {
         let (prog_type, attach_type) = hook.numbers();
         let program = sys::load_program(name, prog_type, attach_type, program)

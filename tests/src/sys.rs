@@ -349,6 +349,32 @@ pub fn link_to_cgroup(
     )
 }
 
+/// Attaches a program to a cgroup the old way and for itself alone, until the cgroup is gone.
+pub fn attach_exclusively(
+    program: &OwnedFd,
+    cgroup: &std::fs::File,
+    attach_type: u32,
+) -> io::Result<()> {
+    const PROG_ATTACH: libc::c_long = 8;
+    // target_fd, attach_bpf_fd, attach_type, attach_flags: no "multi", no "override".
+    let attributes = [
+        cgroup.as_raw_fd() as u32,
+        program.as_raw_fd() as u32,
+        attach_type,
+        0,
+    ];
+    // SAFETY: pointer and size describe `attributes`, integers only.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    } as i32)
+    .map(drop)
+}
+
 /// Sets IP_MTU_DISCOVER or its IPv6 twin to one of `libc::IP_PMTUDISC_*`, which both share.
 pub fn set_mtu_discovery(socket: &std::net::UdpSocket, mode: i32) -> io::Result<()> {
     let (level, name) = if socket.local_addr()?.is_ipv6() {

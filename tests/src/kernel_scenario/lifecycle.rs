@@ -10,6 +10,7 @@ use probe_user::sys::preflight::PreflightError;
 use probe_user::sys::{OBJECT, selfcheck};
 
 use super::{Inside, Place, Stage, eventually, wire, with_capabilities};
+use crate::foreign::{Foreign, Hook};
 use crate::probe::pin_folder;
 
 /// Connections made before the load are found by their first packet and counted from then on.
@@ -150,6 +151,18 @@ pub(super) fn refusals(place: &Place) -> Result<()> {
     }) {
         Err(LoadError::Object(_)) => {}
         other => bail!("no object: {other:?}"),
+    }
+    // Whichever of our hooks is taken, and however late in the order: everything is taken back.
+    for hook in [Hook::SockOps, Hook::SkbEgress] {
+        let taken = Inside::enter(place, "taken")?;
+        Foreign::exclusive(hook, taken.cgroup.path())?;
+        match loader::load(&Options {
+            cgroup: taken.cgroup.path().to_owned(),
+            ..good.clone()
+        }) {
+            Err(LoadError::Exclusive { .. }) => {}
+            other => bail!("{hook:?} is taken: {other:?}"),
+        }
     }
     ensure!(!pins.exists(), "`{}` was left", pins.display());
     // What an interrupted load leaves has no META, and is cleared by the next.

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sched::{CloneFlags, unshare};
 use probe_common::{Counter, Direction, Event, GlobalCounter, Origin, Slot};
+use probe_user::sys::OBJECT;
 use probe_user::sys::events::Events;
 use probe_user::sys::loader::Options;
 
@@ -180,10 +181,18 @@ impl Stage {
         Self::around(inside, adjust)
     }
 
-    /// Loads with exactly the capabilities that the loader is said to need.
+    /// Loads with exactly the capabilities that the loader is said to need; the committed object, or
+    /// the one that `KERNEL_OBJECT` names, so that a changed program can be tried before it is committed.
     fn around(inside: Inside, adjust: impl FnOnce(&mut Options)) -> Result<Self> {
+        let object = match std::env::var_os("KERNEL_OBJECT") {
+            Some(path) => fs::read(path).context("read `KERNEL_OBJECT`")?.into(),
+            None => OBJECT.into(),
+        };
         let probe = with_capabilities(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN], || {
-            Probe::load(inside.cgroup.path(), adjust)
+            Probe::load(inside.cgroup.path(), |options| {
+                options.object = object;
+                adjust(options);
+            })
         })??;
         let events = probe.maps.events()?;
         Ok(Self {
