@@ -83,6 +83,8 @@ pub struct ServerReport {
     /// Connections that ended in RST.
     pub resets: u64,
     pub errors: BTreeMap<String, u64>,
+    /// User and system time of the server process.
+    pub cpu_s: f64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -265,7 +267,8 @@ pub fn serve(plan: &ServerPlan, input: &mut impl Read, output: &mut impl Write) 
     writeln!(output, "ready")?;
     output.flush()?;
     io::copy(input, &mut io::sink())?;
-    let report = counts.lock().unwrap_or_else(|e| e.into_inner()).clone();
+    let mut report = counts.lock().unwrap_or_else(|e| e.into_inner()).clone();
+    report.cpu_s = cpu_seconds()?;
     writeln!(output, "{}", serde_json::to_string(&report)?)?;
     Ok(())
 }
@@ -434,15 +437,20 @@ fn merge(tallies: Vec<Tally>, elapsed_s: f64) -> Result<(ClientReport, Vec<TcpSt
         let at = (last as f64 * q).round() as usize;
         f64::from(total.connect_ns.get(at).copied().unwrap_or(0)) / 1000.0
     };
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
-    let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
     let report = ClientReport {
         elapsed_s,
         best_second: total.by_second.values().copied().max().unwrap_or(0),
         connect_p50_us: quantile(0.5),
         connect_p99_us: quantile(0.99),
-        cpu_s: seconds(usage.user_time()) + seconds(usage.system_time()),
+        cpu_s: cpu_seconds()?,
         ..total.report
     };
     Ok((report, total.held))
+}
+
+/// What this process spent on CPUs so far.
+fn cpu_seconds() -> Result<f64> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF)?;
+    let seconds = |t: nix::sys::time::TimeVal| t.tv_sec() as f64 + t.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }

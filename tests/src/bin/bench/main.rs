@@ -29,7 +29,7 @@ struct Args {
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
     /// Interleaved pairs of the storm ratio
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(3..))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
     pairs: u32,
     /// Windows of the run-time measurement
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(3..))]
