@@ -174,6 +174,9 @@ pub struct Observed {
     /// kernel measured them as well; what stays open is `unresolved`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starved: Option<u64>,
+    /// Latency: samples near a stall of their source, good and bad alike, see docs/verdict.md.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excluded_stalled: Option<u64>,
     /// Probes that were never sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub excluded_local: Option<u64>,

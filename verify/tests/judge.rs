@@ -90,7 +90,7 @@ fn check(faults: Vec<Fault>, expected_top: &str, expected_not_ready: &[&str]) ->
 
 #[test]
 fn healthy_meshes_are_ready() {
-    for seed in 0..20 {
+    for seed in 0..10 {
         let mut world = world(Vec::new());
         world.seed = seed;
         let verdict = verdict(&world);
@@ -373,6 +373,29 @@ fn a_stall_voids_times_but_hides_no_failure() {
     world.faults = vec![Fault::Starved(1.0), Fault::Loss(On("a", "b"), 0.05)];
     let lossy = verdict(&world);
     assert_eq!(top(&lossy), "path.loss a→b -");
+}
+
+#[test]
+fn stalls_of_the_source_are_void_but_slow_paths_are_not() {
+    // One connect in 50 takes 60 ms more: far from 1 %, if it were the path.
+    let stalled = verdict(&world(vec![Fault::Stalls(50, 0.06)]));
+    let latency = |verdict: &Verdict| {
+        let row = verdict
+            .checks
+            .iter()
+            .find(|c| c.id == "latency.handshake_rtt");
+        row.expect("check").clone()
+    };
+    let row = latency(&stalled);
+    assert_ne!(row.status, Status::Fail);
+    assert_eq!(row.observed.bad, Some(0));
+    assert!(row.observed.excluded_stalled.is_some_and(|n| n > 10));
+    let slow = verdict(&world(vec![Fault::Late(On("a", "b"), 0.03, 0.06)]));
+    let row = latency(&slow);
+    assert_eq!(
+        (row.status, row.observed.excluded_stalled),
+        (Status::Fail, None)
+    );
 }
 
 #[test]

@@ -182,12 +182,15 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
     if let Some(delay) = worst(|check| check.observed.user_space_delay_seconds) {
         text += &format!(", user-space delay at most {}", milliseconds(Some(delay)));
     }
-    let starved: u64 = rows
-        .iter()
-        .filter_map(|check| check.observed.starved)
-        .sum();
+    let sum =
+        |of: fn(&Check) -> Option<u64>| rows.iter().filter_map(|check| of(check)).sum::<u64>();
+    let starved = sum(|check| check.observed.starved);
     if starved > 0 {
         text += &format!(", {starved} samples while starved");
+    }
+    let stalled = sum(|check| check.observed.excluded_stalled);
+    if stalled > 0 {
+        text += &format!(", {stalled} void near stalls");
     }
     text
 }

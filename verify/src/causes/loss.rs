@@ -11,9 +11,10 @@ use crate::verdict::{Check, Side, Status};
 pub(super) fn find(case: &mut Case<'_, '_>) {
     for link in pairs(case.view) {
         let back = reverse(&link);
+        let syns = case.open(LOSS_TCP_SYN, &link) || case.open(LOSS_TCP_SYN, &back);
         let open: Vec<Link> = [&link, &back]
             .into_iter()
-            .filter(|path| case.open(LOSS_UDP, path))
+            .filter(|path| case.open(LOSS_UDP, path) || (syns && leaning(case, path)))
             .cloned()
             .collect();
         for path in &open {
@@ -24,10 +25,17 @@ pub(super) fn find(case: &mut Case<'_, '_>) {
                 tcp_only(case, link);
             }
         }
-        if back == link {
-            continue;
-        }
     }
+}
+
+/// Too few datagrams to fail the path by itself among all that was tested, enough to point at it
+/// once connects are known to suffer.
+fn leaning(case: &Case<'_, '_>, path: &Link) -> bool {
+    case.check(LOSS_UDP, path).is_some_and(|check| {
+        let objective = check.expected.rate_at_most.unwrap_or(1.0);
+        check.status == Status::Undecided
+            && check.observed.rate_lower.is_some_and(|low| low > objective)
+    })
 }
 
 fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
@@ -148,25 +156,39 @@ fn tcp_only(case: &mut Case<'_, '_>, link: &Link) {
             ));
         }
     }
-    let hint = format!(
-        "SYN rate limits, conntrack limits and accept queues towards `{}` (`nstat -az | grep -i listen` on the target node)",
-        link.target
-    );
-    let mut found = cause(
-        "loss.tcp_only",
-        link,
-        &scope,
-        format!("{bad} of {n} SYNs of {name} had to be sent again while datagrams pass"),
-        hint,
-    );
+    let datagrams_pass = [link.clone(), reverse(link)].iter().all(|path| {
+        case.check(LOSS_UDP, path)
+            .is_some_and(|check| check.status == Status::Pass)
+    });
+    let mut found = if datagrams_pass {
+        let hint = format!(
+            "SYN rate limits, conntrack limits and accept queues towards `{}` (`nstat -az | grep -i listen` on the target node)",
+            link.target
+        );
+        let summary =
+            format!("{bad} of {n} SYNs of {name} had to be sent again while datagrams pass");
+        let mut found = cause("loss.tcp_only", link, &scope, summary, hint);
+        found.rivals = vec![
+            rival(
+                "the target's accept queue overflows",
+                "its listen overflow counters",
+            ),
+            rival("loss that datagrams did not meet", "a longer run"),
+        ];
+        found
+    } else {
+        let summary = format!(
+            "{bad} of {n} SYNs of {name} or their answers were lost; too few datagrams tell in which direction"
+        );
+        let hint = "run `aggrik8s verify --only 'loss.*'` with a longer --window".to_owned();
+        let mut found = cause("loss.undirected", link, &scope, summary, hint);
+        found.rivals = vec![rival(
+            "either path direction loses packets",
+            "the receivers' counts of a longer run",
+        )];
+        found
+    };
     found.evidence = evidence;
-    found.rivals = vec![
-        rival(
-            "the target's accept queue overflows",
-            "its listen overflow counters",
-        ),
-        rival("loss that datagrams did not meet", "a longer run"),
-    ];
     let link = link.clone();
     case.name(found, |check| {
         on(check, &link)

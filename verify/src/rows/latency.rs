@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh::Link;
-use mesh::observation::{KernelOutcome, Outcome, Plane, ProbeKind};
+use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
 
 use super::{Draft, Trial, count, percent, unwitnessed};
 use crate::checks::{LATENCY_CONNECT, LATENCY_HANDSHAKE};
@@ -50,6 +50,48 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
     vec![connect, handshake]
 }
 
+/// A send that was late by more than this shows that the source was stalled.
+const STALL_SECONDS: f64 = 0.005;
+/// Longest time after sending in which a stall voids a sample's time.
+const LONGEST_WINDOW_SECONDS: f64 = 0.1;
+
+/// When the source's TCP prober was stalled, s since the start of its run, merged and ascending.
+///
+/// Read from late *sends* alone: whether a send is late does not depend on how any probe ends, so voiding
+/// every sample near a stall, good or bad, cannot favour either.
+struct Stalls(Vec<(f64, f64)>);
+
+impl Stalls {
+    fn of(view: &View<'_>, source: &NodeRef) -> Self {
+        let mut intervals: Vec<(f64, f64)> = view
+            .observations
+            .runs
+            .iter()
+            .filter(|run| {
+                &run.source == source && run.kind == ProbeKind::Tcp && run.plane == Plane::Pod
+            })
+            .flat_map(|run| &run.samples)
+            .map(|sample| (sample.sent_ns as f64 * 1e-9, sample.delay_ns as f64 * 1e-9))
+            .filter(|(_, delay)| *delay > STALL_SECONDS)
+            .map(|(sent, delay)| (sent - delay, sent))
+            .collect();
+        intervals.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut merged: Vec<(f64, f64)> = Vec::new();
+        for (start, end) in intervals {
+            match merged.last_mut() {
+                Some(last) if start <= last.1 => last.1 = last.1.max(end),
+                _ => merged.push((start, end)),
+            }
+        }
+        Self(merged)
+    }
+
+    fn meets(&self, from: f64, to: f64) -> bool {
+        let next = self.0.partition_point(|(_, end)| *end < from);
+        self.0.get(next).is_some_and(|(start, _)| *start <= to)
+    }
+}
+
 enum Reading {
     Seconds(f64),
     /// A stall only ever makes it longer.
@@ -61,19 +103,12 @@ enum Reading {
 
 fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Reading) -> Draft {
     let probes = || view.of(link, Plane::Pod, ProbeKind::Tcp);
-    let usable = |probe: &&Probe<'_>| probe.sample.outcome != Outcome::LocalError;
+    let sent = |probe: &&Probe<'_>| probe.sample.outcome != Outcome::LocalError;
     let mut minima: BTreeMap<(String, String), f64> = BTreeMap::new();
-    let mut values = Vec::new();
-    let mut failed = 0;
-    for probe in probes().filter(usable) {
-        match read(probe) {
-            Reading::Seconds(seconds) => {
-                let minimum = minima.entry(probe.cell()).or_insert(seconds);
-                *minimum = minimum.min(seconds);
-                values.push(seconds);
-            }
-            Reading::Failed => failed += 1,
-            Reading::AtMost(_) | Reading::Doubtful | Reading::Nothing => {}
+    for probe in probes().filter(sent) {
+        if let Reading::Seconds(seconds) = read(probe) {
+            let minimum = minima.entry(probe.cell()).or_insert(seconds);
+            *minimum = minimum.min(seconds);
         }
     }
     let declared = declared(view, link);
@@ -81,17 +116,55 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
         let shortest = minima.get(cell).copied().unwrap_or(0.0);
         declared.unwrap_or(DEFAULT_FACTOR * shortest + DEFAULT_HEADROOM_SECONDS)
     };
-    let counted = count(probes(), |probe| match read(probe) {
-        Reading::Nothing => Trial::Skip,
-        Reading::Failed => Trial::Bad("failed"),
-        Reading::Seconds(seconds) if seconds > threshold(&probe.cell()) => Trial::Bad("slow"),
-        Reading::AtMost(seconds) if seconds > threshold(&probe.cell()) => Trial::Doubtful,
-        Reading::Seconds(_) | Reading::AtMost(_) => Trial::Good,
-        Reading::Doubtful => Trial::Doubtful,
+    let stalls: BTreeMap<&str, Stalls> = view
+        .nodes(&link.source)
+        .iter()
+        .map(|node| {
+            let source = NodeRef {
+                cluster: link.source.clone(),
+                node: node.name.clone(),
+            };
+            (node.name.as_str(), Stalls::of(view, &source))
+        })
+        .collect();
+    let stalled = |probe: &Probe<'_>| {
+        let from = probe.sample.sent_ns as f64 * 1e-9;
+        let window = threshold(&probe.cell()).min(LONGEST_WINDOW_SECONDS);
+        stalls
+            .get(probe.run.source.node.as_str())
+            .is_some_and(|stalls| stalls.meets(from, from + window))
+    };
+    let mut values = Vec::new();
+    let (mut failed, mut voided) = (0, 0);
+    let counted = count(probes(), |probe| {
+        let reading = read(probe);
+        if !matches!(reading, Reading::Nothing) && stalled(probe) {
+            voided += 1;
+            return Trial::Skip;
+        }
+        match reading {
+            Reading::Nothing => Trial::Skip,
+            Reading::Doubtful => Trial::Doubtful,
+            Reading::Failed => {
+                failed += 1;
+                Trial::Bad("failed")
+            }
+            Reading::AtMost(seconds) if seconds > threshold(&probe.cell()) => Trial::Doubtful,
+            Reading::AtMost(_) => Trial::Good,
+            Reading::Seconds(seconds) => {
+                values.push(seconds);
+                if seconds > threshold(&probe.cell()) {
+                    Trial::Bad("slow")
+                } else {
+                    Trial::Good
+                }
+            }
+        }
     });
     let mut draft = counted.draft(view, id, link, Plane::Pod, EXCEEDING);
     let confidence = view.mesh.objectives.confidence;
     let observed = &mut draft.check.observed;
+    observed.excluded_stalled = (voided > 0).then_some(voided);
     observed.minimum_seconds = minima.values().copied().reduce(f64::min);
     observed.p50 = quantile(&values, failed, 0.5, confidence);
     observed.p99 = quantile(&values, failed, 0.99, confidence);
@@ -124,4 +197,27 @@ fn declared(view: &View<'_>, link: &Link) -> Option<f64> {
         .find(|(of, _)| of == link)
         .map(|(_, seconds)| *seconds)
         .or(objectives.latency_p99_seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stalls_void_what_they_touch() {
+        let stalls = Stalls(vec![(1.0, 1.1), (2.0, 2.5)]);
+        let cases = [
+            (0.0, 0.9, false),
+            (0.9, 1.0, true),
+            (1.05, 1.06, true),
+            (1.11, 1.99, false),
+            (1.11, 3.0, true),
+            (2.5, 2.6, true),
+            (2.6, 9.0, false),
+        ];
+        for (from, to, expected) in cases {
+            assert_eq!(stalls.meets(from, to), expected, "{from} {to}");
+        }
+        assert!(!Stalls(Vec::new()).meets(0.0, 9.0));
+    }
 }

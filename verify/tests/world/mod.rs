@@ -81,6 +81,8 @@ pub(crate) enum Fault {
     RecordsLost(&'static str, &'static str, f64),
     /// This share of the samples is starved, and late.
     Starved(f64),
+    /// Every so many connects the source stalls for so many seconds: it sends late and its kernel answers late.
+    Stalls(u32, f64),
 }
 
 pub(crate) struct World {
@@ -170,6 +172,9 @@ struct Sim<'w> {
     random: Random,
     port: u16,
     clock: f64,
+    /// Connects so far, and the stall of the current one, s.
+    connects: u32,
+    stall: f64,
     out: Observations,
 }
 
@@ -187,6 +192,8 @@ impl World {
             random: Random::new(self.seed),
             port: 61_000,
             clock: 0.0,
+            connects: 0,
+            stall: 0.0,
             out: Observations {
                 duration_seconds: 15.0,
                 ..Observations::default()
@@ -348,6 +355,15 @@ impl Sim<'_> {
     ) -> Attempt {
         let (s, t) = (&source.node, &target.node);
         let start = self.clock;
+        self.connects += 1;
+        self.stall = 0.0;
+        for fault in &self.world.faults {
+            if let Fault::Stalls(every, seconds) = fault
+                && self.connects.is_multiple_of(*every)
+            {
+                self.stall = *seconds;
+            }
+        }
         let mut synced = false;
         let mut retransmits = 0;
         let mut result = None;
@@ -356,7 +372,7 @@ impl Sim<'_> {
             if !self.arrives(s, t, plane, false) || self.filtered(s, t, plane) {
                 continue;
             }
-            let there = self.travel(s, t);
+            let there = self.travel(s, t) + self.stall;
             if self.has(|f| matches!(f, Fault::Refuse(on) if on.meets(s, t))) {
                 let back = self.travel(t, s);
                 result = Some((
@@ -536,7 +552,7 @@ impl Sim<'_> {
             sequence,
             source_port: port,
             sent_ns: ns(self.clock),
-            delay_ns: ns(late),
+            delay_ns: ns(self.stall),
             outcome: attempt.outcome,
             connect_ns: attempt.connect.map(|s| ns(s + late)),
             round_trip_ns: attempt.round_trip.map(|s| ns(s + late)),
