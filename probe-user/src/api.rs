@@ -216,9 +216,9 @@ impl wire::agent_server::Agent for Api {
             return Err(Status::failed_precondition(reason));
         }
         let since = request.get_ref().since_ns;
-        let (connections, dropped) = agent.kernel.store().since(since, &agent.me);
+        let (connections, dropped) = agent.kernel.store().since(since);
         Ok(Response::new(wire::ConnectionsReply {
-            connections: connections.iter().map(Into::into).collect(),
+            connections,
             dropped,
             boot_id: agent.boot_id.clone(),
         }))

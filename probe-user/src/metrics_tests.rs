@@ -299,7 +299,6 @@ fn reference() -> String {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
-            Kind::Info => "info",
         };
         let labels = definition
             .labels

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 
-use mesh::observation::{Direction, KernelConnection, KernelOutcome, NodeRef};
+use mesh::observation::{Direction, KernelOutcome};
+use probe_api::wire::Connection;
+use probe_api::words::Word as _;
 use probe_common::Event;
 
 use crate::sys::maps::from_address;
@@ -101,12 +103,12 @@ impl Store {
 
     /// Records at or after `since_ns`, oldest first, and an upper bound of how many of that window are no longer kept.
     #[must_use]
-    pub fn since(&self, since_ns: u64, node: &NodeRef) -> (Vec<KernelConnection>, u64) {
-        let mut connections: Vec<KernelConnection> = self
+    pub fn since(&self, since_ns: u64) -> (Vec<Connection>, u64) {
+        let mut connections: Vec<Connection> = self
             .records
             .iter()
             .filter(|record| record.at_ns >= since_ns)
-            .map(|record| record.connection(node))
+            .map(Record::connection)
             .collect();
         // CPUs write to the ring side by side.
         connections.sort_by_key(|connection| connection.at_ns);
@@ -172,14 +174,14 @@ fn record(event: &Event) -> Option<Record> {
 }
 
 impl Record {
-    fn connection(&self, node: &NodeRef) -> KernelConnection {
+    /// As the API sends it: thousands go out at one time, so they are not turned into anything else first.
+    fn connection(&self) -> Connection {
         let initiated = self.direction == Direction::Initiator;
-        KernelConnection {
-            node: node.clone(),
-            direction: self.direction,
-            local: self.local,
-            remote: self.remote,
-            outcome: self.outcome,
+        Connection {
+            direction: self.direction.word().to_owned(),
+            local: self.local.to_string(),
+            remote: self.remote.to_string(),
+            outcome: self.outcome.word().to_owned(),
             at_ns: self.at_ns,
             connect_ns: (initiated && self.outcome == KernelOutcome::Established)
                 .then_some(self.connect_ns),
@@ -218,16 +220,12 @@ mod tests {
         }
     }
 
-    fn node() -> NodeRef {
-        NodeRef {
-            cluster: "east".into(),
-            node: "e-1".into(),
-        }
-    }
-
     fn outcomes(store: &Store, since: u64) -> Vec<KernelOutcome> {
-        let (connections, _) = store.since(since, &node());
-        connections.iter().map(|c| c.outcome).collect()
+        let (connections, _) = store.since(since);
+        connections
+            .iter()
+            .map(|c| KernelOutcome::from_word(&c.outcome).unwrap())
+            .collect()
     }
 
     use probe_common::Direction::{Acceptor, Initiator, Unknown};
@@ -241,12 +239,12 @@ mod tests {
         store.push(&event(Seen::SynSeen, Acceptor, 61_000, 20));
         assert_eq!(store.len(), 1);
         store.push(&event(Seen::Established, Acceptor, 61_000, 30));
-        let (connections, dropped) = store.since(0, &node());
+        let (connections, dropped) = store.since(0);
         assert_eq!((connections.len(), dropped), (1, 0));
         let connection = &connections[0];
-        assert_eq!(connection.outcome, KernelOutcome::Established);
+        assert_eq!(connection.outcome, "established");
         assert_eq!(connection.at_ns, 30);
-        assert_eq!(connection.remote, "10.0.0.2:61000".parse().unwrap());
+        assert_eq!(connection.remote, "10.0.0.2:61000");
         assert_eq!(connection.connect_ns, None, "only the initiator connects");
         assert_eq!(connection.handshake_rtt_us, Some(400));
         assert_eq!(connection.min_rtt_us, None);
@@ -275,7 +273,7 @@ mod tests {
         other_end.local_port = 61_000;
         store.push(&other_end);
         store.push(&event(Seen::Established, Acceptor, 61_000, 30));
-        let (connections, _) = store.since(0, &node());
+        let (connections, _) = store.since(0);
         assert_eq!(connections.len(), 2);
         assert_eq!(connections[0].connect_ns, Some(5_000_000));
     }
@@ -286,7 +284,7 @@ mod tests {
         for at in [30, 10, 20] {
             store.push(&event(Seen::Refused, Initiator, 61_000, at));
         }
-        let times: Vec<u64> = store.since(20, &node()).0.iter().map(|c| c.at_ns).collect();
+        let times: Vec<u64> = store.since(20).0.iter().map(|c| c.at_ns).collect();
         assert_eq!(times, [20, 30]);
     }
 
@@ -313,15 +311,15 @@ mod tests {
         assert!(store.len() <= CAPACITY);
         assert_eq!(store.len() as u64 + store.evicted(), total);
         assert!(store.pending.len() <= store.len());
-        let (kept, dropped) = store.since(0, &node());
+        let (kept, dropped) = store.since(0);
         assert_eq!(kept.len() as u64 + dropped, total);
         assert_eq!(kept.last().unwrap().at_ns, (total - 1) * ATTEMPT_NS);
         // In a window that lies within what is kept nothing is missing.
-        let (kept, dropped) = store.since((total - 100) * ATTEMPT_NS, &node());
+        let (kept, dropped) = store.since((total - 100) * ATTEMPT_NS);
         assert_eq!((kept.len(), dropped), (100, 0));
         // A window that reaches further back never says less than is missing.
         let from = store.evicted() - 1_000;
-        let (_, dropped) = store.since(from * ATTEMPT_NS, &node());
+        let (_, dropped) = store.since(from * ATTEMPT_NS);
         assert!(
             (1_000..=1_000 + CHUNK as u64).contains(&dropped),
             "{dropped}"

@@ -7,8 +7,6 @@ pub enum Kind {
     Counter,
     Gauge,
     Histogram,
-    /// Exposed with the suffix `_info` and the value 1.
-    Info,
 }
 
 /// One family.
@@ -27,7 +25,6 @@ impl Definition {
     pub fn exposed_name(&self) -> String {
         match self.kind {
             Kind::Counter => format!("{}_total", self.name),
-            Kind::Info => format!("{}_info", self.name),
             Kind::Gauge | Kind::Histogram => self.name.to_owned(),
         }
     }
@@ -48,8 +45,8 @@ macro_rules! families {
 }
 
 families! {
-    BUILD: Info "aggrik8s_build" ["version", "source_cluster", "node", "plane"]
-        "The agent and where it runs.";
+    BUILD: Gauge "aggrik8s_build_info" ["version", "source_cluster", "node", "plane"]
+        "1; the labels say which agent this is and where it runs.";
 
     TCP_CONNECTS: Counter "aggrik8s_tcp_connects" ["origin", "source_cluster", "target_cluster", "client", "class", "outcome"]
         "TCP connects begun here that ended, by outcome. Counted at the initiator only, so sums count a connect once.";

@@ -145,22 +145,16 @@ impl Collector for Page {
             }
             let mut family = encoder.encode_descriptor(
                 definition.name,
-                // The encoder adds one.
-                definition.help.trim_end_matches('.'),
+                definition.help,
                 None,
                 match definition.kind {
                     Kind::Counter => MetricType::Counter,
                     Kind::Gauge => MetricType::Gauge,
                     Kind::Histogram => MetricType::Histogram,
-                    Kind::Info => MetricType::Info,
                 },
             )?;
             for sample in samples {
                 let labels = Labels(sample);
-                if definition.kind == Kind::Info {
-                    family.encode_info(&labels)?;
-                    continue;
-                }
                 let mut metric = family.encode_family(&labels)?;
                 match (&sample.value, definition.kind) {
                     (Value::Count(count), Kind::Counter) => {
