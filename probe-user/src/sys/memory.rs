@@ -80,6 +80,8 @@ mod tests {
         assert!(memory.total_bytes() <= 12_000_000, "{}", memory.formula());
         // Room for 4 remotes × 2 directions × 8 classes × 2 origins.
         assert!(memory.series_cap >= 4 * 2 * 8 * 2);
+        let docs = include_str!("../../../docs/kernel-probe.md");
+        assert!(docs.contains(&memory.formula()), "{}", memory.formula());
     }
 
     #[test]
