@@ -132,11 +132,19 @@ fn build(root: &Path, tools: &Tools) -> Result<PathBuf> {
         "the sources of the standard library are missing\nhint: rustup component add rust-src --toolchain {TOOLCHAIN}"
     );
     let mut flags: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
-    for (from, to) in [
+    let mut paths = vec![
         (root.display().to_string(), "."),
         (home.display().to_string(), "/cargo"),
         (library, "/rust"),
-    ] {
+    ];
+    // Named after the registry that was asked, which may be a mirror. The last match counts, so these follow `/cargo`.
+    for registry in fs::read_dir(home.join("registry/src"))
+        .into_iter()
+        .flatten()
+    {
+        paths.push((registry?.path().display().to_string(), "/crates"));
+    }
+    for (from, to) in paths {
         flags.push(format!("--remap-path-prefix={from}={to}"));
     }
     let mut cargo = Command::new("rustup");
