@@ -174,7 +174,7 @@ fn per_connection_times_agree_with_the_wire() -> Result<()> {
 }
 
 fn declare(probe: &mut Probe) -> Result<()> {
-    let names = probe.maps.remotes().assign(["near", "far"].into_iter())?;
+    let names = probe.maps.remotes().assign(["near", "far"])?;
     let id = |name: &str| RemoteId(names[name]);
     let prefixes = [
         ("10.71.0.0/24", "near"),
