@@ -60,9 +60,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 "clippy --workspace --all-targets --locked -- -D warnings",
             )),
             "doc" => passes(
-                run::cargo("doc --workspace --no-deps --locked").env("RUSTDOCFLAGS", "-D warnings"),
+                run::cargo("doc --workspace --no-deps --document-private-items --locked")
+                    .env("RUSTDOCFLAGS", "-D warnings"),
             ),
-            "unit" => passes(&mut run::cargo("test --workspace --exclude tests --locked")),
+            "unit" => passes(&mut run::cargo(
+                "test --workspace --exclude tests --locked --no-fail-fast",
+            )),
             "deny" => deny(args.all),
             _ if !built => Ok(Outcome::Failed("not built".to_owned())),
             SUPPORT => with_root("--package tests --lib --bins", args.all),

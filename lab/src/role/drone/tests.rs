@@ -104,7 +104,11 @@ async fn wrong_answers_are_never_counted_as_right() {
     for (address, step, text) in [
         (stale, "verify", "for a request with checksum"),
         (damaged, "decode", "checksum"),
-        (failing, "status", "503 Service Unavailable: no GPU\\u{1b}[2J"),
+        (
+            failing,
+            "status",
+            "503 Service Unavailable: no GPU\\u{1b}[2J",
+        ),
         (short, "post", ""),
         (endless, "post", "length limit"),
         (nonsense, "post", ""),
