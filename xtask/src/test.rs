@@ -1,9 +1,11 @@
 //! `cargo xtask test`: every test in stages. Cargo runs as the caller; only test binaries that need root get it.
 
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::need::{self, MUSL};
 use crate::run;
@@ -49,7 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let mut stages = Stages::start();
     stages.run("setup", setup);
-    let built = stages.run("build", build);
+    let mut binaries = Vec::new();
+    let built = stages.run("build", || build(&mut binaries));
     for name in names {
         if !args.stages.is_empty() && !args.stages.iter().any(|wanted| wanted == name) {
             continue;
@@ -68,15 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             )),
             "deny" => deny(args.all),
             _ if !built => Ok(Outcome::Failed("not built".to_owned())),
-            SUPPORT => with_root("--package tests --lib --bins", args.all),
-            name => {
-                let selection = format!("--workspace --test {name}");
-                if WITHOUT_ROOT.contains(&name) {
-                    end_to_end(&selection, &[], args.all)
-                } else {
-                    with_root(&selection, args.all)
-                }
-            }
+            name => end_to_end(name, &binaries, args.all),
         });
     }
     Ok(ExitCode::from(u8::from(!stages.finish())))
@@ -112,10 +107,25 @@ fn setup() -> Result<Outcome> {
     }
 }
 
-/// Everything the tests start: programs, test binaries, and static programs for other root filesystems.
-fn build() -> Result<Outcome> {
-    // As one command, so that features are resolved once and no later stage builds anything again.
-    run::ok(&mut run::cargo("build --workspace --all-targets --locked"))?;
+/// A test binary of the crate `tests`.
+struct Binary {
+    /// The stage that runs it.
+    stage: String,
+    file: PathBuf,
+}
+
+/// Builds everything the tests start: programs, test binaries, and static programs for other root filesystems.
+fn build(binaries: &mut Vec<Binary>) -> Result<Outcome> {
+    // One command for all, and its binaries are run as they are: asked for a part of the workspace, cargo resolves
+    // features anew and builds half of it once more.
+    let mut all = run::cargo("build --workspace --all-targets --locked");
+    all.arg("--message-format=json-render-diagnostics");
+    eprintln!("$ {}", run::line(&all));
+    let output = all.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "the workspace does not build");
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        binaries.extend(test_binary(&serde_json::from_str(line)?, &run::root()));
+    }
     let alone = "-p probe-user -p tests --bin aggrik8s-probe --bin confined --bin vm_scenario";
     passes(
         run::cargo("build --locked --target")
@@ -124,31 +134,51 @@ fn build() -> Result<Outcome> {
     )
 }
 
-/// Runs end-to-end tests as root: cargo as the caller, the test binary through `sudo`.
-fn with_root(selection: &str, all: bool) -> Result<Outcome> {
-    match run::root_prefix() {
-        Ok(prefix) => end_to_end(selection, &prefix, all),
-        Err(error) => Ok(Outcome::Skipped(format!("{error:#}"))),
-    }
+/// What one of cargo's messages says of a test binary of the crate `tests`.
+fn test_binary(message: &Value, root: &Path) -> Option<Binary> {
+    let file = PathBuf::from(message["executable"].as_str()?);
+    let source = Path::new(message["target"]["src_path"].as_str()?);
+    let source = source.strip_prefix(root.join("tests")).ok()?;
+    let stage = if message["profile"]["test"] != true {
+        return None;
+    } else if source.starts_with("tests") {
+        message["target"]["name"].as_str()?.to_owned()
+    } else {
+        SUPPORT.to_owned()
+    };
+    Some(Binary { stage, file })
 }
 
-/// Runs the selected tests one after another: they share the kernel's state.
-fn end_to_end(selection: &str, prefix: &[&str], all: bool) -> Result<Outcome> {
-    let mut runner = prefix.to_vec();
-    runner.extend(["timeout", "--kill-after=10"]);
+/// Runs a stage's binaries, each with its tests one after another: they share the kernel's state.
+fn end_to_end(stage: &str, binaries: &[Binary], all: bool) -> Result<Outcome> {
+    let mut words = Vec::new();
+    if !WITHOUT_ROOT.contains(&stage) {
+        match run::root_prefix() {
+            Ok(prefix) => words.extend(prefix),
+            Err(error) => return Ok(Outcome::Skipped(format!("{error:#}"))),
+        }
+    }
+    words.extend(["timeout", "--kill-after=10"]);
     if !run::in_ci() {
         // Lets Ctrl-C through, but then only the test binary ends at the limit, not what it started.
-        runner.push("--foreground");
+        words.push("--foreground");
     }
-    runner.push(TEST_LIMIT_S);
-    let mut cargo = run::cargo("test --locked --config");
-    cargo.arg(format!("target.'cfg(all())'.runner = {runner:?}"));
-    cargo.args(selection.split(' '));
-    cargo.args(["--", "--test-threads=1", "--nocapture"]);
-    if all {
-        cargo.env("AGGRIK8S_TEST_ALL", "1");
+    words.push(TEST_LIMIT_S);
+    let tests = run::root().join("tests");
+    let mut ran = 0;
+    for binary in binaries.iter().filter(|binary| binary.stage == stage) {
+        let mut test = run::program(words[0]);
+        test.args(&words[1..]).arg(&binary.file);
+        test.args(["--test-threads=1", "--nocapture"]);
+        test.current_dir(&tests).env("CARGO_MANIFEST_DIR", &tests);
+        if all {
+            test.env("AGGRIK8S_TEST_ALL", "1");
+        }
+        run::ok(&mut test)?;
+        ran += 1;
     }
-    passes(&mut cargo)
+    ensure!(ran > 0, "no test binary was built for it");
+    Ok(Outcome::Passed)
 }
 
 /// Licences, bans and sources need no database from the network; the advisories do, so they belong to `--all`.
@@ -170,4 +200,34 @@ fn deny(all: bool) -> Result<Outcome> {
         eprintln!("advisories need a database from the network: checked with `--all` only");
     }
     Ok(Outcome::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(message: &str) -> Option<String> {
+        let message = serde_json::from_str(message).expect("JSON");
+        Some(test_binary(&message, Path::new("/repo"))?.stage)
+    }
+
+    #[test]
+    fn test_binaries_are_told_from_programs_and_from_other_crates() {
+        let artifact = |source: &str, test: bool| {
+            format!(
+                r#"{{"target":{{"name":"lab","src_path":"/repo/{source}"}},"profile":{{"test":{test}}},"executable":"/x"}}"#
+            )
+        };
+        assert_eq!(
+            stage(&artifact("tests/tests/lab.rs", true)).as_deref(),
+            Some("lab")
+        );
+        assert_eq!(
+            stage(&artifact("tests/src/lib.rs", true)).as_deref(),
+            Some(SUPPORT)
+        );
+        assert_eq!(stage(&artifact("tests/src/bin/storm.rs", false)), None);
+        assert_eq!(stage(&artifact("lab/src/lib.rs", true)), None);
+        assert_eq!(stage(r#"{"reason":"build-finished","success":true}"#), None);
+    }
 }
