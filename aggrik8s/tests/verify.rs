@@ -220,8 +220,8 @@ fn an_agent_that_never_finishes() {
     undecided(
         "endless",
         Manner::Endless,
-        &["--timeout", "4s"],
-        "--timeout 4s",
+        &["--timeout", "15s"],
+        "--timeout 15s",
     );
 }
 
