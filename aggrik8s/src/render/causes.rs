@@ -36,7 +36,7 @@ fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
     let _ = writeln!(
         out,
         "{} {}  {}",
-        style.status(status).trim_end(),
+        style.status(status, 0),
         style.bold(&say(&cause.summary)),
         style.paint(&format!("[{}]", clean(&cause.id)), AnsiColor::Cyan, false)
     );
@@ -124,7 +124,7 @@ fn orphans(out: &mut String, report: &Report, style: Style) {
         let _ = writeln!(
             out,
             "{} {}",
-            style.status(Status::Undecided).trim_end(),
+            style.status(Status::Undecided, 0),
             style.bold(&say(&lack))
         );
         let _ = writeln!(out, "    seen: {}", say(&listed(&labels)));

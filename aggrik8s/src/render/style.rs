@@ -49,8 +49,8 @@ impl Style {
         format!("{style}{text}{style:#}")
     }
 
-    /// Symbol and word of a status.
-    pub(crate) fn status(self, status: Status) -> String {
+    /// Symbol and word of a status, the word at least `width` characters wide.
+    pub(crate) fn status(self, status: Status, width: usize) -> String {
         let (symbol, ascii, word, color) = match status {
             Status::Pass => ("✓", "ok", "ok", AnsiColor::Green),
             Status::Fail => ("✗", "xx", "fail", AnsiColor::Red),
@@ -58,7 +58,7 @@ impl Style {
             Status::Info => ("·", "--", "info", AnsiColor::Cyan),
         };
         let symbol = if self.ascii { ascii } else { symbol };
-        self.paint(&format!("{symbol} {word:7}"), color, false)
+        self.paint(&format!("{symbol} {word:width$}"), color, false)
     }
 
     /// A warning: a check that failed and decides nothing.

@@ -81,7 +81,7 @@ fn links(out: &mut String, report: &Report, style: Style) {
             milliseconds(row.handshake_rtt_p50_seconds),
             milliseconds(row.handshake_rtt_p99_seconds),
             style.outcome(row.path_result, 13),
-            style.outcome(row.result, 13).trim_end()
+            style.outcome(row.result, 0)
         );
     }
     out.push('\n');
@@ -128,7 +128,7 @@ fn mark(spec: &CheckSpec, rows: &[&Check], style: Style) -> String {
     if worst == Status::Fail && spec.severity == Severity::Warn {
         style.warning()
     } else {
-        style.status(worst)
+        style.status(worst, 7)
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) async fn collect(
     progress.say("asking the agents who they are");
     let mut agents = greet(mesh, base, deadline, limit).await;
     let probing = Instant::now();
-    let runs = probe(&mut agents, plan, deadline, limit, progress).await;
+    // The kernels' part still has to be asked for when the probes were cut off.
+    let reserve = (limit / 4).min(DEADLINES.call);
+    let runs = probe(&mut agents, plan, deadline - reserve, limit, progress).await;
     let duration_seconds = probing.elapsed().as_secs_f64();
     tokio::time::sleep(SETTLE).await;
     progress.say("asking the agents what their kernels saw");

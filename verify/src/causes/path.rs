@@ -177,7 +177,7 @@ fn blackhole(case: &mut Case<'_, '_>, dead: &Broken, other: &Broken, one_directi
     } else {
         vec![rival(
             "the target's nodes are down",
-            "their agents answered the collector, so only their data path can be",
+            "whether their agents answer the collector",
         )]
     };
     let (dead_link, other_link) = (dead.link.clone(), other.link.clone());
