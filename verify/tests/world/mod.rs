@@ -4,12 +4,9 @@
 
 mod sim;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use mesh::observation::{
-    Direction, KernelConnection, KernelOutcome, KernelSeries, NodeAccount, NodeRef, NodeReport,
-    NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Sample,
-};
+use mesh::observation::NodeRef;
 use mesh::{Cluster, Link, Mesh, Node, Objectives, Service, ServiceKind};
 
 /// splitmix64: small, seeded, good enough to drop packets.

@@ -1,14 +1,14 @@
 //! How the packets of a world fare, and what each witness writes down of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, KernelSeries, NodeAccount, NodeRef, NodeReport,
     NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Sample,
 };
-use mesh::{Cluster, Link, Mesh, Node, Objectives, Service, ServiceKind};
+use mesh::{Node, Service};
 
-use super::{Fault, On, Random, World};
+use super::{DEADLINE_SECONDS, Fault, RTO_SECONDS, RTT_SECONDS, Random, World};
 
 struct End<'m> {
     node: NodeRef,
