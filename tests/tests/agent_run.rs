@@ -1,6 +1,7 @@
 //! `aggrik8s-probe run` as shipped: configuration errors, the API through its client, metrics, shutdown.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use mesh::observation::{Outcome, Plane, ProbeKind, ProbeTarget};
@@ -50,6 +51,10 @@ fn two_agents_probe_each_other_over_the_api() -> anyhow::Result<()> {
         let east = Agent::start(place, "e-1", &["--background-interval", "off"]);
         let _west = Agent::start(place, "w-1", &["--background-interval", "off"]);
         let client = Client::connect(&east.endpoint(), None).await.unwrap();
+        let mode = std::fs::metadata(place.socket("e-1"))
+            .unwrap()
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o660);
 
         let identity = client.identity().await.unwrap();
         assert_eq!(
