@@ -1,7 +1,7 @@
 //! The embedded mesh: clusters as network namespaces on one machine, real packets, fault injection.
 //!
 //! A [`topology`] is planned from a mesh, then built with iproute2 and nftables; every packet between
-//! clusters crosses the user-space [`line`]; the lab's processes are this program again, in a [`role`].
+//! clusters crosses the user-space [`mod@line`]; the lab's processes are this program again, in a [`role`].
 
 mod cgroup;
 mod down;

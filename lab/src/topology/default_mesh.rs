@@ -47,7 +47,7 @@ const SITES: [Site; 3] = [
 ];
 
 /// The first `clusters` (1–3) of the organisation's clusters with `nodes` nodes in all, spread
-/// evenly, and the drones. Addresses of nodes are left for [`super::plan`] to choose.
+/// evenly, and the drones. Addresses of nodes are left for [`fn@super::plan`] to choose.
 ///
 /// # Errors
 /// What is wrong with the numbers.

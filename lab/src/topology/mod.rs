@@ -1,5 +1,5 @@
 //! What a lab consists of: every namespace, address and name, decided before anything is built.
-//! Pure; [`plan`] makes it from a mesh.
+//! Pure; [`fn@plan`] makes it from a mesh.
 
 mod addresses;
 mod default_mesh;
