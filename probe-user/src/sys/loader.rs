@@ -136,7 +136,10 @@ pub enum LoadError {
         source: std::io::Error,
     },
     #[error("`{}` holds pins that are not ours, not whole, or of another version", path.display())]
-    ForeignPins { path: PathBuf, source: MapsError },
+    ForeignPins {
+        path: PathBuf,
+        source: Box<MapsError>,
+    },
     #[error("`{}` lies in the pin folder and is not ours", path.display())]
     ForeignEntry { path: PathBuf },
     #[error("cannot set up map `{map}`")]
@@ -241,7 +244,7 @@ fn open(pin_dir: &Path) -> Result<Maps, LoadError> {
 fn foreign(path: &Path, source: MapsError) -> LoadError {
     LoadError::ForeignPins {
         path: path.to_owned(),
-        source,
+        source: Box::new(source),
     }
 }
 
