@@ -3,6 +3,7 @@
 use std::fmt;
 
 use probe_common::Histogram;
+use probe_common::histogram::CLASSIC_SECONDS;
 use probe_common::histogram::{BUCKETS, buckets_up_to};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -14,24 +15,9 @@ use prometheus_client::registry::Registry;
 use super::definitions::{ALL, Definition, Kind};
 
 /// Upper edges of the classic buckets, seconds: edges of the kernel's own histogram, so nothing is interpolated.
-pub const EDGES: [f64; 16] = [
-    0.000_390_625,
-    0.000_781_25,
-    0.001_562_5,
-    0.003_125,
-    0.006_25,
-    0.012_5,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    20.0,
-];
+pub const EDGES: [f64; 16] = *CLASSIC_SECONDS
+    .first_chunk()
+    .expect("a ladder of 16 or more");
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
