@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use lab::{LabError, Options, OuterDf, PathDelay};
+use lab::{LabError, Options, OuterDf, PathDelay, Services};
 
 /// A small mesh on this machine, with real packets and faults.
 #[derive(Debug, Args)]
@@ -59,6 +59,9 @@ struct Up {
     /// Whether VXLAN forbids its outer packets to be fragmented
     #[arg(long, value_enum, default_value = "set")]
     outer_df: Df,
+    /// How nodes translate the addresses of services: in packets, or at connect(2) as Cilium's socket load balancing does
+    #[arg(long, value_enum, default_value = "dnat")]
+    services: Translation,
     /// Network only: no agents, no services, no traffic
     #[arg(long)]
     bare: bool,
@@ -74,6 +77,12 @@ struct Up {
 enum Df {
     Set,
     Clear,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Translation {
+    Dnat,
+    Connect,
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +168,10 @@ fn bring_up(args: &Up) -> Result<ExitCode, LabError> {
         outer_df: match args.outer_df {
             Df::Set => OuterDf::Set,
             Df::Clear => OuterDf::Clear,
+        },
+        services: match args.services {
+            Translation::Dnat => Services::Dnat,
+            Translation::Connect => Services::Connect,
         },
         delays: args.delay.clone(),
         bpffs: args.bpffs.clone(),

@@ -39,6 +39,8 @@ pub enum LabError {
     Tool { command: String, message: String },
     #[error("failed to {what}")]
     Io { what: String, source: io::Error },
+    #[error("the program that translates services at connect(2) was refused")]
+    Translation(#[source] io::Error),
     #[error("failed to run `{0}`")]
     Exec(String, #[source] io::Error),
     #[error("agent binary `aggrik8s-probe` was not found beside `{0}`")]
@@ -79,6 +81,9 @@ impl LabError {
                 "build it (`cargo build -p probe-user`) or name it in AGGRIK8S_PROBE; `--bare` brings up the network alone".into()
             }
             Self::NoBpffs(path) => format!("mount one: `mount -t bpf bpffs {path}`, or leave `--bpffs` out: the lab then mounts its own"),
+            Self::Translation(_) => {
+                "the kernel needs CONFIG_CGROUP_BPF and Linux 5.10 or later; `--services dnat` does without".into()
+            }
             Self::NotReady { lab, .. } => format!("the logs are in /run/aggrik8s/lab/{lab}/log; the lab was left for you to look at, `aggrik8s lab down --name {lab}` removes it"),
             Self::State { lab, .. } => format!("`aggrik8s lab down --name {lab}` removes whatever is left of it"),
             _ => return None,

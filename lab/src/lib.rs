@@ -27,7 +27,7 @@ mod workload;
 pub use down::down;
 pub use error::LabError;
 pub use exec::exec;
-pub use net::OuterDf;
+pub use net::{Entry, OuterDf, Services, translate_at_connect};
 pub use options::{Cancel, Options, PathDelay};
 pub use paths::{RunDir, labs};
 pub use process::{Process, ProcessSpec};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh::Mesh;
 
 use crate::error::{LabError, Result};
-use crate::net::OuterDf;
+use crate::net::{OuterDf, Services};
 
 /// One-way delay between two endpoints of the line, in both directions.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +26,7 @@ pub struct Options {
     /// Network only: no agents, no services, no traffic.
     pub bare: bool,
     pub outer_df: OuterDf,
+    pub services: Services,
     /// Overrides of the default delays.
     pub delays: Vec<PathDelay>,
     /// A mounted bpffs for the agents' pins; `None` mounts one for this lab alone.

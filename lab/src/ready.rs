@@ -1,21 +1,24 @@
 //! Waits until a lab is measured to work: agents answer, and connections cross every path.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mesh::observation::Plane;
 use mesh::{RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT};
 
+use crate::cgroup;
 use crate::error::{During, LabError, Result};
 use crate::net::{each, netns_path};
 use crate::options::Options;
 use crate::paths::RunDir;
 use crate::process::{Process, last_words};
 use crate::state::State;
-use crate::sys::in_netns;
+use crate::sys::{Place, in_netns};
 use crate::topology::{CLIENT_ECHO_PORT, PodRole, Topology};
 
 const ONE_TRY: Duration = Duration::from_millis(1500);
@@ -28,18 +31,20 @@ enum Target {
     Unix(PathBuf),
 }
 
-/// All targets as seen from one namespace, in the words of an error message.
+/// All targets as seen from one place, in the words of an error message.
 #[derive(Clone, Debug)]
 struct View {
     from: String,
     netns: String,
+    /// Seen by processes in this cgroup, where programs may change what `connect` does.
+    cgroup: Option<PathBuf>,
     targets: Vec<(String, Target)>,
 }
 
 /// Returns when every view reaches all its targets.
 pub(crate) fn wait(options: &Options, run: &RunDir, state: &State) -> Result<()> {
     let begin = Instant::now();
-    let open = Mutex::new(views(run, state));
+    let open = Mutex::new(views(run, state)?);
     let mut last;
     loop {
         let current = open
@@ -54,8 +59,16 @@ pub(crate) fn wait(options: &Options, run: &RunDir, state: &State) -> Result<()>
         });
         each(&current, |view| {
             options.cancel.check()?;
-            let left = in_netns(&netns_path(&view.netns), || unreached(view))
-                .during(|| format!("enter namespace `{}`", view.netns))?;
+            let left = match &view.cgroup {
+                Some(cgroup) => unreached(view, |target| {
+                    connects(&options.program, &view.netns, cgroup, target)
+                }),
+                None => in_netns(&netns_path(&view.netns), || {
+                    unreached(view, |target| Ok(accepts(target)))
+                })
+                .flatten(),
+            };
+            let left = left.during(|| format!("enter namespace `{}`", view.netns))?;
             if !left.targets.is_empty() {
                 open.lock().unwrap_or_else(|e| e.into_inner()).push(left);
             }
@@ -87,16 +100,36 @@ fn died(process: &Process) -> String {
 
 /// What is left of a view after trying its targets; a first failure spares the rest, which will
 /// be tried again anyway.
-fn unreached(view: &View) -> View {
-    let reached = view
-        .targets
-        .iter()
-        .take_while(|(_, target)| accepts(target))
-        .count();
-    View {
-        targets: view.targets[reached..].to_vec(),
-        ..view.clone()
+fn unreached(view: &View, reaches: impl Fn(&Target) -> io::Result<bool>) -> io::Result<View> {
+    let mut left = view.clone();
+    while let Some((_, target)) = left.targets.first()
+        && reaches(target)?
+    {
+        left.targets.remove(0);
     }
+    Ok(left)
+}
+
+/// [`accepts`], tried by a process of its own: a thread of this one cannot be in another cgroup.
+fn connects(program: &Path, netns: &str, cgroup: &Path, target: &Target) -> io::Result<bool> {
+    let Target::Tcp(address) = target else {
+        return Ok(accepts(target));
+    };
+    let place = Place {
+        netns: Some(netns_path(netns)),
+        cgroup: Some(cgroup.to_owned()),
+        ..Place::default()
+    };
+    let patience = ONE_TRY.as_millis().to_string();
+    let mut command = Command::new(program);
+    command
+        .args(["lab-role", "reach", "--within-ms", &patience, "--to"])
+        .arg(address.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    place.prepare(&mut command)?;
+    Ok(command.status()?.success())
 }
 
 fn accepts(target: &Target) -> bool {
@@ -106,7 +139,7 @@ fn accepts(target: &Target) -> bool {
     }
 }
 
-fn views(run: &RunDir, state: &State) -> Vec<View> {
+fn views(run: &RunDir, state: &State) -> Result<Vec<View>> {
     let topology = &state.topology;
     let mut views = Vec::new();
     let fabric = &topology.fabric.netns;
@@ -117,6 +150,7 @@ fn views(run: &RunDir, state: &State) -> Vec<View> {
     views.push(View {
         from: "the fabric".into(),
         netns: fabric.clone(),
+        cgroup: None,
         targets: vec![line],
     });
     for (_, node) in topology.nodes() {
@@ -137,6 +171,7 @@ fn views(run: &RunDir, state: &State) -> Vec<View> {
             views.push(View {
                 from: format!("node {}", node.key),
                 netns: node.netns.clone(),
+                cgroup: None,
                 targets: node_plane(
                     topology,
                     &node.addresses.iter().map(|a| a.addr()).collect::<Vec<_>>(),
@@ -153,13 +188,14 @@ fn views(run: &RunDir, state: &State) -> Vec<View> {
         views.push(View {
             from: format!("pod {}", source.name),
             netns: source.netns.clone(),
+            cgroup: None,
             targets,
         });
     }
     if !state.bare {
-        views.extend(service_views(topology));
+        views.extend(service_views(topology)?);
     }
-    views
+    Ok(views)
 }
 
 fn node_plane(topology: &Topology, own: &[IpAddr]) -> Vec<(String, Target)> {
@@ -178,13 +214,13 @@ fn node_plane(topology: &Topology, own: &[IpAddr]) -> Vec<(String, Target)> {
 }
 
 /// Services from one client pod per cluster, and through their node port from every external host.
-fn service_views(topology: &Topology) -> Vec<View> {
+fn service_views(topology: &Topology) -> Result<Vec<View>> {
     let mut views = Vec::new();
-    for pod in topology
-        .clusters
-        .iter()
-        .filter_map(|c| c.nodes.first()?.pod(PodRole::Client))
-    {
+    let cgroups = cgroup::lab_dir(&topology.lab)?;
+    for node in topology.clusters.iter().filter_map(|c| c.nodes.first()) {
+        let Some(pod) = node.pod(PodRole::Client) else {
+            continue;
+        };
         let targets = topology.services.iter().flat_map(|s| {
             tcp(
                 &format!("service {}", s.name),
@@ -196,6 +232,7 @@ fn service_views(topology: &Topology) -> Vec<View> {
         views.push(View {
             from: format!("pod {}", pod.name),
             netns: pod.netns.clone(),
+            cgroup: Some(cgroups.join(&node.key)),
             targets: targets.collect(),
         });
     }
@@ -214,10 +251,11 @@ fn service_views(topology: &Topology) -> Vec<View> {
         views.push(View {
             from: host.name.clone(),
             netns: host.netns.clone(),
+            cgroup: None,
             targets: targets.flatten().collect(),
         });
     }
-    views
+    Ok(views)
 }
 
 /// One target per address whose family the source speaks.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{During, LabError, Result};
 use crate::fault::Fault;
-use crate::net::OuterDf;
+use crate::net::{OuterDf, Services};
 use crate::paths::RunDir;
 use crate::process::Process;
 use crate::topology::Topology;
@@ -30,6 +30,7 @@ pub struct State {
     pub phase: Phase,
     pub topology: Topology,
     pub outer_df: OuterDf,
+    pub services: Services,
     /// Network only: no agents, no traffic.
     pub bare: bool,
     pub bpffs: PathBuf,

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::fault::{self, Fault};
 use crate::line::stats::LineStats;
-use crate::net::netns_path;
+use crate::net::{Services, netns_path};
 use crate::paths::RunDir;
 use crate::state::{Phase, State};
 
@@ -22,6 +22,8 @@ pub struct Status {
     pub pods: Vec<PlaceStatus>,
     /// Hosts outside every cluster; `cluster` is the external client's name.
     pub clients: Vec<PlaceStatus>,
+    /// How nodes translate the services' addresses.
+    pub service_translation: Services,
     pub services: Vec<ServiceStatus>,
     pub processes: Vec<ProcessStatus>,
     pub faults: Vec<FaultStatus>,
@@ -127,6 +129,7 @@ pub fn status(lab: &str) -> Result<Status> {
         nodes: nodes.collect(),
         pods: pods.collect(),
         clients: clients.collect(),
+        service_translation: state.services,
         services: services(&state),
         processes: processes(&state),
         faults: state

@@ -1,9 +1,10 @@
-//! System calls of the lab: entering namespaces and starting processes inside them. The only
-//! unsafe code of this crate.
+//! System calls of the lab: entering namespaces and starting processes inside them.
 #![allow(
     unsafe_code,
     reason = "a child must change namespace, cgroup and privilege between fork and exec"
 )]
+
+pub(crate) mod bpf;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -72,6 +72,7 @@ pub fn up(options: &Options) -> Result<Up> {
         phase: Phase::Building,
         topology,
         outer_df: options.outer_df,
+        services: options.services,
         bare: options.bare,
         bpffs: options.bpffs.clone().unwrap_or_else(|| run.bpffs()),
         processes: Vec::new(),
@@ -115,7 +116,14 @@ fn build(
     // From here on a kill -9 leaves a state that the next command recognises.
     state.write(run)?;
     make_cgroups(&state.topology)?;
-    net::build(&state.topology, options.outer_df, proceed)?;
+    if options.services == net::Services::Connect {
+        // Before the agents' programs, which so see where a connection really goes.
+        let dir = cgroup::lab_dir(&state.topology.lab)?;
+        let nodes = state.topology.nodes();
+        let cgroups: Vec<_> = nodes.map(|(_, node)| dir.join(&node.key)).collect();
+        net::translate_at_connect(&cgroups, &net::entries(&state.topology))?;
+    }
+    net::build(&state.topology, options.outer_df, options.services, proceed)?;
     fs::write(
         run.line_config(),
         line_setup::config(&state.topology, &options.delays)?,

@@ -1,5 +1,8 @@
 //! The whole lab: agents with their kernel programs, services, DNS and drones, and the faults of its edges.
 
+#[path = "lab_mesh/services.rs"]
+mod services;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::script::{self, OuterDf, Script};
+use super::services::Services;
 use super::tools::{Tools, sysctl};
 use crate::cgroup;
 use crate::error::{During, LabError, Result};
@@ -22,6 +23,7 @@ pub(crate) fn netns_path(name: &str) -> PathBuf {
 pub(crate) fn build(
     topology: &Topology,
     df: OuterDf,
+    services: Services,
     proceed: &(dyn Fn() -> Result<()> + Sync),
 ) -> Result<()> {
     let names = topology.netns_names();
@@ -45,7 +47,7 @@ pub(crate) fn build(
     let fabric = [script::fabric(topology)];
     let nodes: Vec<_> = topology
         .nodes()
-        .map(|(c, n)| script::node(topology, c, n, df))
+        .map(|(c, n)| script::node(topology, c, n, df, services))
         .collect();
     let mut ends: Vec<_> = topology.pods().map(|(_, n, p)| script::pod(n, p)).collect();
     ends.extend(topology.hosts().map(|(c, h)| script::host(c, h)));

@@ -1,11 +1,11 @@
 //! What to type into which namespace. Pure: commands as text, from the topology.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::topology::{ClientHost, ClientNet, ClusterNet, NodeNet, Pod, ServiceNet, Topology};
+use super::services::{self, Services};
+use crate::topology::{ClientHost, ClientNet, ClusterNet, NodeNet, Pod, Topology};
 
 /// Whether VXLAN's outer packets may be fragmented on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -155,6 +155,7 @@ pub(super) fn node(
     cluster: &ClusterNet,
     node: &NodeNet,
     df: OuterDf,
+    services: Services,
 ) -> Script {
     let mut script = Script::new(&node.netns);
     script.ip("link set lo up".into());
@@ -230,7 +231,7 @@ pub(super) fn node(
             );
         }
     }
-    script.nft = services(topology, node);
+    script.nft = services::rules(topology, node, services);
     script
 }
 
@@ -277,74 +278,4 @@ pub(super) fn host(client: &ClientNet, host: &ClientHost) -> Script {
         );
     }
     script
-}
-
-/// DNAT of every service's virtual addresses, for pods and for the node itself; and the node port
-/// on the backend's own node, which keeps the client's address.
-fn services(topology: &Topology, node: &NodeNet) -> String {
-    let mut text = String::new();
-    for (family, v6) in [("ip", false), ("ip6", true)] {
-        let mut rules = String::new();
-        for service in &topology.services {
-            let Some(backend) = backend_address(topology, service, v6) else {
-                continue;
-            };
-            let target = std::net::SocketAddr::new(backend, service.port);
-            for vip in service
-                .addresses
-                .iter()
-                .filter(|a| a.is_ipv6() == v6 && **a != backend)
-            {
-                let _ = writeln!(
-                    rules,
-                    "  {family} daddr {vip} tcp dport {} dnat to {target}",
-                    service.port
-                );
-            }
-            for own in node
-                .addresses
-                .iter()
-                .map(IpNet::addr)
-                .filter(|a| a.is_ipv6() == v6)
-            {
-                if service.backend_node == node.key {
-                    let _ = writeln!(
-                        rules,
-                        "  {family} daddr {own} tcp dport {} dnat to {target}",
-                        service.node_port
-                    );
-                }
-            }
-        }
-        if rules.is_empty() {
-            continue;
-        }
-        // What the node itself sends into the overlay must come back through it.
-        let mut sources = String::new();
-        if let Some(gateway) = node.pod_gateways.iter().find(|g| g.is_ipv6() == v6) {
-            for own in node
-                .addresses
-                .iter()
-                .map(IpNet::addr)
-                .filter(|a| a.is_ipv6() == v6)
-            {
-                let _ = writeln!(
-                    sources,
-                    "  oifname vx0 {family} saddr {own} snat to {gateway}"
-                );
-            }
-        }
-        let _ = write!(
-            text,
-            "table {family} services {{\n chain prerouting {{\n  type nat hook prerouting priority -100;\n{rules} }}\n \
-             chain output {{\n  type nat hook output priority -100;\n{rules} }}\n \
-             chain postrouting {{\n  type nat hook postrouting priority 100;\n{sources} }}\n}}\n"
-        );
-    }
-    text
-}
-
-fn backend_address(topology: &Topology, service: &ServiceNet, v6: bool) -> Option<IpAddr> {
-    let (_, _, pod) = topology.pod(&service.backend)?;
-    pod.addresses.iter().copied().find(|a| a.is_ipv6() == v6)
 }

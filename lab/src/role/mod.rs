@@ -6,6 +6,7 @@ mod drone;
 mod echo;
 mod http;
 mod ndvi_server;
+mod reach;
 mod resolve;
 mod starve;
 
@@ -42,6 +43,7 @@ pub fn main(args: &[String]) -> Result<(), RoleError> {
         "echo" => echo::main(rest),
         "http" => http::main(rest),
         "ndvi-server" => ndvi_server::main(rest),
+        "reach" => reach::main(rest),
         "starve" => starve::main(rest),
         "line" => {
             let options = crate::line::Options::from_args(rest.iter().cloned())?;
