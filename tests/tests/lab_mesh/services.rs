@@ -48,9 +48,27 @@ fn both_translations_carry_requests_and_differ_in_whom_the_kernel_sees() -> Resu
         };
         let mapped = SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port());
         ensure!(reaches(&lab, FROM, mapped)?, "{services}: {mapped}");
-        // Nothing but the service's port is translated.
+        // Nothing but the service's TCP port is translated, whatever else the backend offers.
         let beside = SocketAddr::new(addresses[0].ip(), v4.port() + 1);
+        let backend = lab.place("ndvi-wrk-e-1")?.address(false)?;
+        let listener = SocketAddr::new(backend, beside.port());
+        let program = binary()?.display().to_string();
+        let echo = format!("{program} lab-role echo --listen {listener} >/dev/null 2>&1 &");
+        lab.ok("exec", &["ndvi-wrk-e-1", "--", "sh", "-c", &echo])?;
+        wait("the listener", || reaches(&lab, FROM, listener))?;
         ensure!(!reaches(&lab, FROM, beside)?, "{services}: {beside}");
+        let udp = format!(
+            "exec 3<>/dev/udp/{}/{} && cat /proc/net/udp",
+            v4.ip(),
+            v4.port()
+        );
+        let sockets = lab.ok("exec", &[FROM, "--", "bash", "-c", &udp])?;
+        let peer = format!(
+            "{:08X}:{:04X}",
+            u32::from_ne_bytes(v4.ip().octets()),
+            v4.port()
+        );
+        ensure!(sockets.contains(&peer), "{services}: {peer} in {sockets}");
 
         let established = || connects(&lab, remote, "established");
         let before = established()?;
@@ -147,7 +165,7 @@ fn addresses(lab: &Lab) -> Result<Vec<SocketAddr>> {
 /// Whether a process in the pod, and in its node's cgroup, connects.
 fn reaches(lab: &Lab, from: &str, to: SocketAddr) -> Result<bool> {
     let program = binary()?.display().to_string();
-    let (to, patience) = (to.to_string(), "1500");
+    let (to, patience) = (to.to_string(), "700");
     let args = [
         from,
         "--",
