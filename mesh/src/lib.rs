@@ -9,6 +9,7 @@ mod classify;
 mod document;
 mod endpoint;
 mod errors;
+pub mod measurement;
 pub mod model;
 pub mod observation;
 mod read;

@@ -9,6 +9,7 @@ use mesh::{AgentEndpoint, Tls};
 use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
 
+use crate::measure::{MeasureChecker, MeasurePlan, Measurement};
 use crate::reply::{Identity, KernelConnections, Observation, WireError};
 use crate::request::{PlanError, ProbePlan};
 use crate::results::ResultChecker;
@@ -259,6 +260,23 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Starts the measurements of `plan`; dropping the stream stops them.
+    pub async fn measure(&self, plan: &MeasurePlan) -> Result<MeasureStream, ClientError> {
+        plan.check()?;
+        let mut inner = self.inner.clone();
+        let stream = self
+            .call("measure", inner.measure(wire::MeasureRequest::from(plan)))
+            .await?;
+        Ok(MeasureStream {
+            stream,
+            checker: MeasureChecker::new(plan),
+            endpoint: self.endpoint.clone(),
+            silence: MeasurePlan::LONGEST_OF_TARGET.saturating_add(self.deadlines.stream_slack),
+        })
+    }
+}
+
 fn refused(endpoint: &str, call: &'static str, status: &tonic::Status) -> ClientError {
     ClientError::Refused {
         endpoint: endpoint.to_owned(),
@@ -307,6 +325,44 @@ impl ProbeStream {
                 Err(source) => Err(ClientError::Reply {
                     endpoint: self.endpoint.clone(),
                     call: "probe",
+                    source,
+                }),
+            },
+            Ok(Ok(None)) if self.checker.missing() == 0 => Ok(None),
+            Ok(Ok(None)) => Err(ClientError::Truncated {
+                endpoint: self.endpoint.clone(),
+                missing: self.checker.missing(),
+            }),
+        }
+    }
+}
+
+/// Measurements as they become known.
+#[derive(Debug)]
+pub struct MeasureStream {
+    stream: tonic::Streaming<wire::MeasureResult>,
+    checker: MeasureChecker,
+    endpoint: String,
+    silence: Duration,
+}
+
+impl MeasureStream {
+    /// The next result with the index of its target in the plan; `None` when both directions of every target
+    /// have one. A stream that ends before that is [`ClientError::Truncated`].
+    pub async fn next(&mut self) -> Result<Option<(usize, Measurement)>, ClientError> {
+        const CALL: &str = "measure";
+        match tokio::time::timeout(self.silence, self.stream.message()).await {
+            Err(_) => Err(ClientError::Deadline {
+                endpoint: self.endpoint.clone(),
+                call: CALL,
+                after: self.silence,
+            }),
+            Ok(Err(status)) => Err(refused(&self.endpoint, CALL, &status)),
+            Ok(Ok(Some(result))) => match self.checker.accept(result) {
+                Ok(accepted) => Ok(Some(accepted)),
+                Err(source) => Err(ClientError::Reply {
+                    endpoint: self.endpoint.clone(),
+                    call: CALL,
                     source,
                 }),
             },

@@ -4,12 +4,14 @@
 //! contradicts itself or the question is an error, never a sample.
 
 mod client;
+pub mod measure;
 pub mod reply;
 pub mod request;
 pub mod results;
 pub mod wire;
 pub mod words;
 
-pub use client::{Client, ClientError, Deadlines, ProbeStream};
+pub use client::{Client, ClientError, Deadlines, MeasureStream, ProbeStream};
+pub use measure::{MeasurePlan, MeasureTarget, Measurement};
 pub use reply::{Histogram, Identity, KernelConnections, Observation, Series, WireError};
 pub use request::{MAX_COUNT, MAX_TARGETS, PlanError, PlannedTarget, ProbePlan};

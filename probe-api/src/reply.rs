@@ -49,6 +49,12 @@ pub enum WireError {
         sequence: u32,
         why: &'static str,
     },
+    #[error("the {direction} measurement of target {target} {why}")]
+    Measurement {
+        target: u32,
+        direction: &'static str,
+        why: &'static str,
+    },
     #[error("histogram `{name}`: {why}")]
     Histogram { name: String, why: &'static str },
 }

@@ -43,6 +43,8 @@ pub enum PlanError {
     NoTargets,
     #[error("{0} targets, at most {MAX_TARGETS}")]
     TooManyTargets(usize),
+    #[error("{0} paths, at most {MOST} are measured in one call", MOST = crate::measure::MAX_TARGETS)]
+    TooManyPaths(usize),
     #[error("target {index}: count {count}, must be 1 to {MAX_COUNT}")]
     Count { index: usize, count: u32 },
     #[error("target {index}: `{address}` is not an address with a port")]

@@ -94,19 +94,20 @@ fn incomplete(planned: &PlannedTarget, sample: &Sample) -> Option<&'static str> 
     None
 }
 
-fn sample(result: &wire::ProbeResult) -> Result<Sample, WireError> {
-    let responder = match (
-        result.responder_cluster.as_str(),
-        result.responder_node.as_str(),
-    ) {
-        ("", "") => None,
-        (cluster, _) if !is_name(cluster) => return Err(field("responder_cluster", cluster)),
-        (_, node) if !is_name(node) => return Err(field("responder_node", node)),
-        (cluster, node) => Some(NodeRef {
+pub(crate) fn responder(cluster: &str, node: &str) -> Result<Option<NodeRef>, WireError> {
+    match (cluster, node) {
+        ("", "") => Ok(None),
+        (cluster, _) if !is_name(cluster) => Err(field("responder_cluster", cluster)),
+        (_, node) if !is_name(node) => Err(field("responder_node", node)),
+        (cluster, node) => Ok(Some(NodeRef {
             cluster: cluster.to_owned(),
             node: node.to_owned(),
-        }),
-    };
+        })),
+    }
+}
+
+fn sample(result: &wire::ProbeResult) -> Result<Sample, WireError> {
+    let responder = responder(&result.responder_cluster, &result.responder_node)?;
     Ok(Sample {
         sequence: result.sequence,
         source_port: u16::try_from(result.source_port)

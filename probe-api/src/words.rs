@@ -1,5 +1,6 @@
 //! The words that stand for enum variants on the wire. They are also label values of the metrics.
 
+use mesh::measurement::{MeasureKind, MeasureOutcome, MtuLimit, PathDirection};
 use mesh::observation::{Direction, KernelOutcome, Origin, Outcome, Plane, ProbeKind};
 
 /// An enum whose variants have one fixed word each.
@@ -70,6 +71,39 @@ impl Word for Origin {
         &[(Self::Probe, "probe"), (Self::Traffic, "traffic")];
 }
 
+impl Word for MeasureKind {
+    const ALL: &'static [(Self, &'static str)] = &[(Self::PathMtu, "path_mtu")];
+}
+
+impl Word for PathDirection {
+    const ALL: &'static [(Self, &'static str)] =
+        &[(Self::Forward, "forward"), (Self::Return, "return")];
+}
+
+impl Word for MeasureOutcome {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Ok, "ok"),
+        (Self::Busy, "busy"),
+        (Self::Undecided, "undecided"),
+        (Self::Refused, "refused"),
+        (Self::Timeout, "timeout"),
+        (Self::Unreachable, "unreachable"),
+        (Self::WrongResponder, "wrong_responder"),
+        (Self::BadReply, "bad_reply"),
+        (Self::LocalError, "local_error"),
+    ];
+}
+
+impl Word for MtuLimit {
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Local, "local"),
+        (Self::PacketTooBig, "packet_too_big"),
+        (Self::Absorbed, "absorbed"),
+        (Self::Silent, "silent"),
+        (Self::Ceiling, "ceiling"),
+    ];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +127,9 @@ mod tests {
         check::<Direction>();
         check::<KernelOutcome>();
         check::<Origin>();
+        check::<MeasureKind>();
+        check::<PathDirection>();
+        check::<MeasureOutcome>();
+        check::<MtuLimit>();
     }
 }

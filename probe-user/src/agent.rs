@@ -9,6 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::kernel::Kernel;
+use crate::measure::Measurer;
 use crate::probe_counts::ProbeCounts;
 use crate::prober::Prober;
 use crate::responder::ResponderStats;
@@ -25,6 +26,7 @@ pub struct Agent {
     pub reloads: Arc<ReloadStats>,
     pub kernel: Kernel,
     pub prober: Prober,
+    pub measurer: Measurer,
     pub responder: Arc<ResponderStats>,
     pub probes: ProbeCounts,
     pub api: ApiStats,
@@ -47,9 +49,10 @@ pub struct ApiStats {
     pub observe: AtomicU64,
     pub probe: AtomicU64,
     pub connections: AtomicU64,
-    /// Probe runs that were not started.
+    pub measure: AtomicU64,
+    /// Probe runs and measurements that were not started.
     pub refused: AtomicU64,
-    /// Probe runs of callers that are going on.
+    /// Probe runs and measurements of callers that are going on.
     pub active: Arc<AtomicU64>,
 }
 

@@ -1,17 +1,19 @@
 //! The gRPC API: a thin coat over the prober, the kernel's maps and the record store.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh::observation::ProbeKind;
 use mesh::{Mesh, Remote};
-use probe_api::ProbePlan;
+use probe_api::measure::measure_result;
 use probe_api::reply::{UNKNOWN_DIRECTION, series_counter};
 use probe_api::results::probe_result;
 use probe_api::wire;
 use probe_api::words::Word;
+use probe_api::{MeasurePlan, ProbePlan};
 use probe_common::{Counter, Direction, HistogramKind, Origin};
 use tokio_stream::Stream;
 use tokio_stream::StreamExt as _;
@@ -52,9 +54,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Agents probe what their mesh.yaml declares: they are no port scanners for whoever may call them.
-fn check_targets(mesh: &Mesh, plan: &ProbePlan) -> Result<(), Status> {
-    for planned in &plan.targets {
-        let ip = planned.target.address.ip();
+fn check_targets(mesh: &Mesh, targets: impl Iterator<Item = IpAddr>) -> Result<(), Status> {
+    for ip in targets {
         let declared = mesh.classify(ip) != Remote::World
             || mesh.services.iter().any(|s| s.addresses.contains(&ip))
             || mesh
@@ -187,7 +188,8 @@ impl wire::agent_server::Agent for Api {
         };
         let plan = ProbePlan::try_from(request.get_ref())
             .map_err(|error| refuse(Status::invalid_argument(chain(&error))))?;
-        check_targets(&agent.mesh(), &plan).map_err(refuse)?;
+        let targets = plan.targets.iter().map(|t| t.target.address.ip());
+        check_targets(&agent.mesh(), targets).map_err(refuse)?;
         let kinds: Vec<ProbeKind> = plan.targets.iter().map(|t| t.kind).collect();
         let results = agent
             .prober
@@ -201,6 +203,35 @@ impl wire::agent_server::Agent for Api {
                 counted.probes.burst(*kind, &sample);
             }
             Ok(probe_result(target, &sample))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    type MeasureStream =
+        Pin<Box<dyn Stream<Item = Result<wire::MeasureResult, Status>> + Send + 'static>>;
+
+    async fn measure(
+        &self,
+        request: Request<wire::MeasureRequest>,
+    ) -> Result<Response<Self::MeasureStream>, Status> {
+        let agent = Arc::clone(&self.agent);
+        count(&agent.api.measure);
+        let refuse = |status: Status| {
+            count(&agent.api.refused);
+            status
+        };
+        let plan = MeasurePlan::try_from(request.get_ref())
+            .map_err(|error| refuse(Status::invalid_argument(chain(&error))))?;
+        let targets = plan.targets.iter().map(|t| t.address.ip());
+        check_targets(&agent.mesh(), targets).map_err(refuse)?;
+        let results = agent
+            .measurer
+            .submit(plan)
+            .map_err(|refusal| refuse(Status::resource_exhausted(chain(&refusal))))?;
+        let run = agent.api.begin_run();
+        let stream = ReceiverStream::new(results).map(move |(target, measurement)| {
+            let _going_on = &run;
+            Ok(measure_result(target, &measurement))
         });
         Ok(Response::new(Box::pin(stream)))
     }

@@ -1,10 +1,10 @@
-//! The echo frame of TCP and UDP probes: pure encoding and decoding, network byte order.
+//! The frames of TCP and UDP probes: pure encoding and decoding, network byte order. The echo:
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | magic `A8SE` |
 //! | 4 | 1 | version, 1 |
-//! | 5 | 1 | kind: 1 request, 2 reply |
+//! | 5 | 1 | kind: 1 request, 2 reply; 3 and 4 are [`sized`] |
 //! | 6 | 2 | length of the whole frame |
 //! | 8 | 16 | nonce, chosen by the prober, returned unchanged |
 //! | 24 | 8 | run id |
@@ -16,18 +16,22 @@
 //! The rest is zero. A reply is exactly as long as its request, so nobody is amplified and both
 //! directions of a path carry the same size.
 
+pub mod sized;
+
 use mesh::observation::NodeRef;
 
 const MAGIC: [u8; 4] = *b"A8SE";
 const VERSION: u8 = 1;
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
+const SIZED_REQUEST: u8 = 3;
+const SIZED_REPLY: u8 = 4;
 
 /// Bytes up to and including the sequence: what tells a frame from noise.
 pub const HEADER_BYTES: usize = 36;
 /// Length of a probe: room for the longest reply, a 63-byte cluster and a 253-byte node.
 pub const PROBE_BYTES: usize = 384;
-/// Longest frame that is read.
+/// Longest frame that is read from a stream.
 pub const MAX_BYTES: usize = 8_192;
 
 pub type Nonce = [u8; 16];
@@ -69,8 +73,17 @@ pub enum FrameError {
     ReplyDoesNotFit,
 }
 
-/// A prefix of a stream of frames: how long the first frame is, once that is known.
-pub fn frame_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+/// Longest frame of a kind; `None` for kinds that do not exist.
+fn longest(kind: u8) -> Option<usize> {
+    match kind {
+        REQUEST | REPLY => Some(MAX_BYTES),
+        SIZED_REQUEST | SIZED_REPLY => Some(sized::MAX_BYTES),
+        _ => None,
+    }
+}
+
+/// Kind and length of the frame that `bytes` begin with, once they are known.
+fn preamble(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     let known = bytes.len().min(MAGIC.len());
     if bytes[..known] != MAGIC[..known] {
         return Err(FrameError::Magic);
@@ -78,21 +91,35 @@ pub fn frame_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
     let Some(field) = bytes.get(6..8) else {
         return Ok(None);
     };
-    if bytes[4] != VERSION || !matches!(bytes[5], REQUEST | REPLY) {
+    let kind = bytes[5];
+    let most = longest(kind).ok_or(FrameError::Kind)?;
+    if bytes[4] != VERSION {
         return Err(FrameError::Kind);
     }
     let length = usize::from(u16::from_be_bytes([field[0], field[1]]));
-    if !(HEADER_BYTES..=MAX_BYTES).contains(&length) {
+    if !(HEADER_BYTES..=most).contains(&length) {
         return Err(FrameError::Length);
     }
-    Ok(Some(length))
+    Ok(Some((kind, length)))
+}
+
+/// A prefix of a stream of frames: how long the first frame is, once that is known. Sized frames are for datagrams.
+pub fn frame_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    match preamble(bytes)? {
+        Some((SIZED_REQUEST | SIZED_REPLY, _)) => Err(FrameError::Kind),
+        Some((_, length)) => Ok(Some(length)),
+        None => Ok(None),
+    }
 }
 
 fn key(frame: &[u8], kind: u8) -> Result<Key, FrameError> {
-    if frame_length(frame)? != Some(frame.len()) {
+    let Some((found, length)) = preamble(frame)? else {
+        return Err(FrameError::Length);
+    };
+    if length != frame.len() {
         return Err(FrameError::Length);
     }
-    if frame[5] != kind {
+    if found != kind {
         return Err(FrameError::Kind);
     }
     let mut nonce = Nonce::default();
@@ -110,7 +137,8 @@ fn key(frame: &[u8], kind: u8) -> Result<Key, FrameError> {
 
 fn header(key: &Key, kind: u8, length: usize) -> Result<Vec<u8>, FrameError> {
     let wire_length = u16::try_from(length).map_err(|_| FrameError::Length)?;
-    if !(HEADER_BYTES..=MAX_BYTES).contains(&length) {
+    let most = longest(kind).ok_or(FrameError::Kind)?;
+    if !(HEADER_BYTES..=most).contains(&length) {
         return Err(FrameError::Length);
     }
     let mut frame = Vec::with_capacity(length);
@@ -144,15 +172,7 @@ impl Reply {
     pub fn encode(&self, length: usize) -> Result<Vec<u8>, FrameError> {
         let mut frame = header(&self.key, REPLY, length)?;
         frame.extend_from_slice(&self.receiver_count.to_be_bytes());
-        for name in [&self.responder.cluster, &self.responder.node] {
-            let bytes = u8::try_from(name.len()).map_err(|_| FrameError::Name)?;
-            frame.push(bytes);
-            frame.extend_from_slice(name.as_bytes());
-        }
-        if frame.len() > length {
-            return Err(FrameError::ReplyDoesNotFit);
-        }
-        frame.resize(length, 0);
+        push_names(&mut frame, &self.responder, length)?;
         Ok(frame)
     }
 
@@ -161,14 +181,32 @@ impl Reply {
         let key = key(frame, REPLY)?;
         let rest = &frame[HEADER_BYTES..];
         let (count, rest) = rest.split_first_chunk::<4>().ok_or(FrameError::Length)?;
-        let (cluster, rest) = name(rest)?;
-        let (node, _) = name(rest)?;
         Ok(Self {
             key,
             receiver_count: u32::from_be_bytes(*count),
-            responder: NodeRef { cluster, node },
+            responder: names(rest)?,
         })
     }
+}
+
+/// Appends who answers and fills up to `length`.
+fn push_names(frame: &mut Vec<u8>, responder: &NodeRef, length: usize) -> Result<(), FrameError> {
+    for name in [&responder.cluster, &responder.node] {
+        let bytes = u8::try_from(name.len()).map_err(|_| FrameError::Name)?;
+        frame.push(bytes);
+        frame.extend_from_slice(name.as_bytes());
+    }
+    if frame.len() > length {
+        return Err(FrameError::ReplyDoesNotFit);
+    }
+    frame.resize(length, 0);
+    Ok(())
+}
+
+fn names(bytes: &[u8]) -> Result<NodeRef, FrameError> {
+    let (cluster, rest) = name(bytes)?;
+    let (node, _) = name(rest)?;
+    Ok(NodeRef { cluster, node })
 }
 
 fn name(bytes: &[u8]) -> Result<(String, &[u8]), FrameError> {

@@ -9,6 +9,7 @@ mod http_server;
 pub mod kernel;
 pub mod listen;
 pub mod load;
+pub mod measure;
 pub mod metrics;
 pub mod privilege;
 pub mod probe_counts;

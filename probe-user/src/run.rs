@@ -15,6 +15,7 @@ use crate::agent::{Agent, ApiStats, HttpStats, ReloadStats};
 use crate::cli::RunArgs;
 use crate::kernel::Kernel;
 use crate::listen::{self, Listener, TlsFiles};
+use crate::measure::Measurer;
 use crate::prober::{Limits, Ports, Prober};
 use crate::responder::{self, Bound, ResponderPorts};
 use crate::supervise::{End, Tasks};
@@ -72,6 +73,11 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
 
     let seed = u64::from_ne_bytes(random()?);
     let ports = Ports::new(mesh::PROBE_SOURCE_PORTS, seed);
+    // Half a range away, so that the two seldom meet at a port.
+    let measurer = Measurer::new(Ports::new(
+        mesh::PROBE_SOURCE_PORTS,
+        seed.wrapping_add(2_268),
+    ));
     let (prober, prober_end) = Prober::start(Limits::default(), ports)?;
     let (mesh, mesh_in_force) = watch::channel(Arc::new(mesh));
     let reloads = Arc::new(ReloadStats::default());
@@ -85,6 +91,7 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
         reloads: Arc::clone(&reloads),
         kernel: Kernel::new(args.pin_dir.clone()),
         prober,
+        measurer,
         responder: Arc::default(),
         probes: Default::default(),
         api: ApiStats::default(),

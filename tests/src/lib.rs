@@ -6,6 +6,7 @@ pub mod container;
 pub mod foreign;
 pub mod kernel_scenario;
 pub mod lab_rig;
+pub mod line_agents;
 pub mod line_rig;
 pub mod netns;
 pub mod place;

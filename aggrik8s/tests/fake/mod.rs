@@ -413,6 +413,15 @@ impl Agent for FakeAgent {
         }))
     }
 
+    type MeasureStream = tokio_stream::Empty<Result<wire::MeasureResult, Status>>;
+
+    async fn measure(
+        &self,
+        _request: Request<wire::MeasureRequest>,
+    ) -> Result<Response<Self::MeasureStream>, Status> {
+        Err(Status::unimplemented("no measurements here"))
+    }
+
     type ProbeStream = Results;
 
     async fn probe(

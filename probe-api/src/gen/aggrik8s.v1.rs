@@ -186,6 +186,80 @@ pub struct Connection {
     #[prost(uint32, tag = "9")]
     pub syn_retransmits: u32,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureTarget {
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+    /// of the node's responder: "10.244.1.10:7411" or "\[fd00::1\]:7411"
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    /// path_mtu
+    #[prost(string, tag = "4")]
+    pub kind: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MeasureRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub targets: ::prost::alloc::vec::Vec<MeasureTarget>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MeasureResult {
+    /// index into the request
+    #[prost(uint32, tag = "1")]
+    pub target: u32,
+    /// "forward": from this agent to the target; "return": the other way
+    #[prost(string, tag = "2")]
+    pub direction: ::prost::alloc::string::String,
+    /// ok, busy, undecided, refused, timeout, unreachable, wrong_responder, bad_reply, local_error
+    #[prost(string, tag = "3")]
+    pub outcome: ::prost::alloc::string::String,
+    /// 0 when no socket came of it
+    #[prost(uint32, tag = "4")]
+    pub source_port: u32,
+    #[prost(string, tag = "5")]
+    pub responder_cluster: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub responder_node: ::prost::alloc::string::String,
+    /// only with ok
+    #[prost(message, optional, tag = "7")]
+    pub path_mtu: ::core::option::Option<PathMtu>,
+}
+/// sizes are whole IP packets
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PathMtu {
+    /// largest that arrived with "don't fragment"
+    #[prost(uint32, tag = "1")]
+    pub bytes: u32,
+    /// local, packet_too_big, absorbed, silent, ceiling
+    #[prost(string, tag = "2")]
+    pub limit: ::prost::alloc::string::String,
+    /// largest that the sender's stack lets out
+    #[prost(uint32, tag = "3")]
+    pub local_bytes: u32,
+    /// MTU of the sender's route, before the search and after it
+    #[prost(uint32, optional, tag = "4")]
+    pub route_before: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub route_after: ::core::option::Option<u32>,
+    /// first ICMP "too big", and who sent it
+    #[prost(uint32, optional, tag = "6")]
+    pub reported_mtu: ::core::option::Option<u32>,
+    #[prost(string, tag = "7")]
+    pub reported_hop: ::prost::alloc::string::String,
+    /// a packet of local_bytes passes when routers may cut it
+    #[prost(bool, optional, tag = "8")]
+    pub fragments_pass: ::core::option::Option<bool>,
+    #[prost(uint32, tag = "9")]
+    pub sized_sent: u32,
+    #[prost(uint32, tag = "10")]
+    pub sized_answered: u32,
+    #[prost(uint32, tag = "11")]
+    pub small_sent: u32,
+    #[prost(uint32, tag = "12")]
+    pub small_answered: u32,
+}
 /// Generated client implementations.
 pub mod agent_client {
     #![allow(
@@ -357,6 +431,31 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("aggrik8s.v1.Agent", "Connections"));
             self.inner.unary(req, path, codec).await
         }
+        /// Measures the paths to the given targets, one after another, and streams two results per target: one per
+        /// path direction. One call at a time; cancelling it stops the measurement.
+        pub async fn measure(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MeasureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::MeasureResult>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/aggrik8s.v1.Agent/Measure",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aggrik8s.v1.Agent", "Measure"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -402,6 +501,18 @@ pub mod agent_server {
             tonic::Response<super::ConnectionsReply>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Measure method.
+        type MeasureStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::MeasureResult, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Measures the paths to the given targets, one after another, and streams two results per target: one per
+        /// path direction. One call at a time; cancelling it stops the measurement.
+        async fn measure(
+            &self,
+            request: tonic::Request<super::MeasureRequest>,
+        ) -> std::result::Result<tonic::Response<Self::MeasureStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct AgentServer<T> {
@@ -650,6 +761,52 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aggrik8s.v1.Agent/Measure" => {
+                    #[allow(non_camel_case_types)]
+                    struct MeasureSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::ServerStreamingService<super::MeasureRequest>
+                    for MeasureSvc<T> {
+                        type Response = super::MeasureResult;
+                        type ResponseStream = T::MeasureStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MeasureRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::measure(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MeasureSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

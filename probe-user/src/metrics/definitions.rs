@@ -149,8 +149,15 @@ families! {
     PROBER_ABANDONED: Counter "aggrik8s_prober_abandoned" ["source_cluster"]
         "Probes of runs that were cancelled.";
 
+    PATH_MTU_MEASUREMENTS: Counter "aggrik8s_path_mtu_measurements" ["source_cluster", "result"]
+        "Path directions whose MTU was searched on request: with a figure (ok), or without (failed).";
+    MEASURE_BUSY: Counter "aggrik8s_measurements_refused" ["source_cluster"]
+        "Measurements that were not started because another one was going on.";
+
     RESPONDER_ANSWERED: Counter "aggrik8s_responder_answered" ["source_cluster", "protocol"]
         "Probes answered.";
+    RESPONDER_PADDED_REFUSED: Counter "aggrik8s_responder_padded_refused" ["source_cluster"]
+        "Replies longer than their request that were asked for without a valid token, or above the bound.";
     RESPONDER_IGNORED: Counter "aggrik8s_responder_ignored" ["source_cluster"]
         "Frames and requests that are no probe.";
     RESPONDER_REJECTED: Counter "aggrik8s_responder_rejected" ["source_cluster"]
@@ -167,7 +174,7 @@ families! {
     API_CALLS: Counter "aggrik8s_api_calls" ["source_cluster", "call"]
         "Calls of the API.";
     API_REFUSED: Counter "aggrik8s_api_refused_runs" ["source_cluster"]
-        "Probe runs that were not started: not valid, not in mesh.yaml, or above the budget.";
+        "Probe runs and measurements that were not started: not valid, not in mesh.yaml, or above the budget.";
     HTTP_REFUSED: Counter "aggrik8s_metrics_connections_refused" ["source_cluster"]
         "Connections to the metrics port above the cap, too slow or not HTTP.";
 

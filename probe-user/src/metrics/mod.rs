@@ -254,6 +254,7 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
     let traffic = load(&kernel.traffic_events);
     let prober = agent.prober.stats();
     let responder = &agent.responder;
+    let measured = agent.measurer.stats();
     vec![
         (&d::PROBE_SKIPPED, None, agent.probes.skipped_probes()),
         (
@@ -275,6 +276,17 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
         (&d::PROBER_STARVED, None, load(&prober.starved_samples)),
         (&d::PROBER_ABANDONED, None, load(&prober.abandoned)),
         (
+            &d::PATH_MTU_MEASUREMENTS,
+            Some("ok"),
+            load(&measured.path_mtu_ok),
+        ),
+        (
+            &d::PATH_MTU_MEASUREMENTS,
+            Some("failed"),
+            load(&measured.path_mtu_failed),
+        ),
+        (&d::MEASURE_BUSY, None, load(&measured.busy)),
+        (
             &d::RESPONDER_ANSWERED,
             Some("tcp"),
             load(&responder.tcp_answered),
@@ -288,6 +300,16 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
             &d::RESPONDER_ANSWERED,
             Some("http"),
             load(&responder.http_answered),
+        ),
+        (
+            &d::RESPONDER_ANSWERED,
+            Some("path_mtu"),
+            load(&responder.sized_answered),
+        ),
+        (
+            &d::RESPONDER_PADDED_REFUSED,
+            None,
+            load(&responder.padded_refused),
         ),
         (&d::RESPONDER_IGNORED, None, load(&responder.ignored)),
         (&d::RESPONDER_REJECTED, None, load(&responder.rejected)),
@@ -316,6 +338,7 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
             Some("connections"),
             load(&agent.api.connections),
         ),
+        (&d::API_CALLS, Some("measure"), load(&agent.api.measure)),
         (&d::API_REFUSED, None, load(&agent.api.refused)),
         (&d::HTTP_REFUSED, None, load(&agent.http.refused)),
     ]

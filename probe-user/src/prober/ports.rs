@@ -22,7 +22,7 @@ impl Ports {
         }
     }
 
-    pub(super) fn take(&mut self) -> u16 {
+    pub(crate) fn take(&mut self) -> u16 {
         let port = self.next;
         self.next = if port == *self.range.end() {
             *self.range.start()

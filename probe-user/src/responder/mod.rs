@@ -1,8 +1,9 @@
 //! The responder: answers probes over TCP, UDP and HTTP with who it is. Bounded in connections, time and
-//! memory, and never sends more than it was sent over UDP.
+//! memory, and over UDP never sends more than it was sent to whoever has not proven its address.
 
 mod http;
 mod runs;
+mod sized;
 mod tcp;
 mod udp;
 
@@ -45,6 +46,10 @@ pub struct ResponderStats {
     pub tcp_answered: AtomicU64,
     pub udp_answered: AtomicU64,
     pub http_answered: AtomicU64,
+    /// Datagrams of path-MTU searches.
+    pub sized_answered: AtomicU64,
+    /// Longer replies that were asked for without a token, or above the bound.
+    pub padded_refused: AtomicU64,
     /// Bytes that were no request of this protocol.
     pub ignored: AtomicU64,
     /// Connections over the cap.

@@ -5,9 +5,10 @@
 //! * [`events`] reads the ring buffer, also from tokio.
 //! * [`names`] keeps ids of remotes and classes stable over restarts of the agent.
 //! * [`selfcheck`] is `load --check`: a scratch cgroup, one connection, the counted event.
+//! * [`socket`] has the socket options of path measurements (no privilege).
 #![allow(
     unsafe_code,
-    reason = "bpf(2) and Aya's plain-old-data promises live here"
+    reason = "bpf(2), Aya's plain-old-data promises and socket options live here"
 )]
 
 pub mod cgroup;
@@ -19,6 +20,7 @@ pub mod names;
 pub mod preflight;
 pub mod raw;
 pub mod selfcheck;
+pub mod socket;
 
 /// The committed object, built by `cargo xtask ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../prebuilt/probe.bpf.o");

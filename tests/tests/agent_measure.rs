@@ -1,0 +1,220 @@
+//! Path measurements of unprivileged agents over real packets: the line sets floors, loss and limits per direction.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh::measurement::{MeasureKind, MeasureOutcome, MtuLimit, PathDirection, PathMtu};
+use probe_api::measure::{Figure, Measurement};
+use probe_api::{Client, MeasurePlan, MeasureTarget};
+use tests::line_agents::LineAgents;
+use tests::line_rig::{LineRig, missing};
+use tests::netns::skip;
+
+/// One rig at a time: they share two CPUs.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn plan(rig: &LineRig, kind: MeasureKind, ipv6: bool) -> MeasurePlan {
+    MeasurePlan {
+        targets: vec![MeasureTarget {
+            node: LineAgents::far_node(),
+            address: rig.server_at(ipv6, mesh::RESPONDER_ECHO_PORT),
+            kind,
+        }],
+    }
+}
+
+/// Forward and return.
+fn measure(agents: &LineAgents, plan: &MeasurePlan) -> Result<[Measurement; 2]> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let client = Client::connect(&agents.near(), None).await?;
+        let mut stream = client.measure(plan).await?;
+        let mut found = Vec::new();
+        while let Some((_, measurement)) = stream.next().await? {
+            found.push(measurement);
+        }
+        found.sort_by_key(|measurement| measurement.direction);
+        found
+            .try_into()
+            .map_err(|found| anyhow::anyhow!("not two results: {found:?}"))
+    })
+}
+
+fn mtu(measurement: &Measurement) -> Result<&PathMtu> {
+    match &measurement.figure {
+        Some(Figure::PathMtu(mtu)) => Ok(mtu),
+        None => bail!("no figure: {measurement:?}"),
+    }
+}
+
+fn path_mtus(rig: &LineRig, agents: &LineAgents, ipv6: bool) -> Result<[PathMtu; 2]> {
+    let [forward, back] = measure(agents, &plan(rig, MeasureKind::PathMtu, ipv6))?;
+    ensure!((forward.direction, back.direction) == (PathDirection::Forward, PathDirection::Return));
+    Ok([mtu(&forward)?.clone(), mtu(&back)?.clone()])
+}
+
+/// The kernels forget what they have learnt of the path.
+fn forget(rig: &LineRig) -> Result<()> {
+    for namespace in [&rig.client, &rig.server] {
+        namespace.ip(&["-4", "route", "flush", "cache"])?;
+        namespace.ip(&["-6", "route", "flush", "cache"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_path_mtu_is_exact_in_each_direction_and_its_kind_is_told() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut rig = LineRig::new(|_| {})?;
+    let agents = LineAgents::start(&rig)?;
+    for (capabilities, uids) in agents.privileges()? {
+        assert_eq!(capabilities, "0000000000000000");
+        assert!(!uids.split_whitespace().any(|uid| uid == "0"), "{uids}");
+    }
+    let router: [IpAddr; 2] = ["192.0.2.1".parse()?, "2001:db8::1".parse()?];
+    // Rule out, rule back, and for both what must be found: bytes, kind, whether fragments pass (IPv4).
+    type Expected = (u16, MtuLimit, Option<bool>);
+    let cases: [(&str, &str, [Expected; 2]); 6] = [
+        (
+            "",
+            "",
+            [
+                (1_500, MtuLimit::Local, None),
+                (1_500, MtuLimit::Local, None),
+            ],
+        ),
+        (
+            "mtu=1450:ptb",
+            "",
+            [
+                (1_450, MtuLimit::PacketTooBig, Some(true)),
+                (1_500, MtuLimit::Local, None),
+            ],
+        ),
+        (
+            "",
+            "mtu=1400:silent",
+            [
+                (1_500, MtuLimit::Local, None),
+                (1_400, MtuLimit::Silent, Some(false)),
+            ],
+        ),
+        (
+            "mtu=1281:ptb-drop",
+            "mtu=1280:ptb",
+            [
+                (1_281, MtuLimit::PacketTooBig, Some(false)),
+                (1_280, MtuLimit::PacketTooBig, Some(true)),
+            ],
+        ),
+        (
+            "mtu=1499:fragment",
+            "mtu=1373:silent",
+            [
+                (1_499, MtuLimit::Silent, Some(true)),
+                (1_373, MtuLimit::Silent, Some(false)),
+            ],
+        ),
+        (
+            "mtu=1400:silent",
+            "mtu=1450:ptb-drop",
+            [
+                (1_400, MtuLimit::Silent, Some(false)),
+                (1_450, MtuLimit::PacketTooBig, Some(false)),
+            ],
+        ),
+    ];
+    for (out, back, expected) in cases {
+        for ipv6 in [false, true] {
+            rig.clear()?;
+            forget(&rig)?;
+            for (id, rule) in [("out", out), ("back", back)] {
+                match (rule, id) {
+                    ("", _) => {}
+                    (rule, "out") => rig.set_out(id, rule)?,
+                    (rule, _) => rig.set_back(id, rule)?,
+                }
+            }
+            let context = || format!("out `{out}`, back `{back}`, IPv6 {ipv6}");
+            let found = path_mtus(&rig, &agents, ipv6).with_context(context)?;
+            for (mtu, (bytes, limit, fragments)) in found.iter().zip(expected) {
+                assert_eq!(
+                    (mtu.bytes, mtu.limit),
+                    (bytes, limit),
+                    "{}: {mtu:?}",
+                    context()
+                );
+                assert_eq!(mtu.local_bytes, 1_500, "{}: {mtu:?}", context());
+                let fragments = if ipv6 { None } else { fragments };
+                assert_eq!(mtu.fragments_pass, fragments, "{}: {mtu:?}", context());
+                if limit == MtuLimit::PacketTooBig {
+                    let reported = mtu.reported.context("who said so")?;
+                    assert_eq!(
+                        (reported.mtu, reported.hop),
+                        (bytes, router[usize::from(ipv6)])
+                    );
+                } else {
+                    assert_eq!(mtu.reported, None, "{}", context());
+                }
+            }
+        }
+    }
+    rig.ensure_sound()
+}
+
+#[test]
+fn loss_is_not_taken_for_an_mtu_and_an_outage_gives_no_figure() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut rig = LineRig::new(|_| {})?;
+    let agents = LineAgents::start(&rig)?;
+    rig.set_out("loss", "loss=2%")?;
+    rig.set_back("loss-back", "loss=2%")?;
+    rig.set_out("floor", "mtu=1450:silent")?;
+    for ipv6 in [false, true, false] {
+        let [forward, back] = path_mtus(&rig, &agents, ipv6)?;
+        assert_eq!((forward.bytes, forward.limit), (1_450, MtuLimit::Silent));
+        assert_eq!((back.bytes, back.limit), (1_500, MtuLimit::Local));
+    }
+    // The search runs again although the kernel has learnt the path's MTU meanwhile.
+    rig.clear()?;
+    rig.set_out("floor", "mtu=1400:ptb")?;
+    for _ in 0..2 {
+        assert_eq!(path_mtus(&rig, &agents, false)?[0].bytes, 1_400);
+    }
+    let learnt = path_mtus(&rig, &agents, false)?;
+    assert_eq!(learnt[0].route_before, Some(1_400), "{learnt:?}");
+    rig.clear()?;
+    let healed = path_mtus(&rig, &agents, false)?;
+    assert_eq!((healed[0].bytes, healed[0].limit), (1_500, MtuLimit::Local));
+
+    for (rule, back) in [("blackhole", false), ("blackhole", true)] {
+        rig.clear()?;
+        if back {
+            rig.set_back("dead", rule)?;
+        } else {
+            rig.set_out("dead", rule)?;
+        }
+        for measurement in measure(&agents, &plan(&rig, MeasureKind::PathMtu, false))? {
+            assert_eq!(
+                measurement.outcome,
+                MeasureOutcome::Timeout,
+                "{measurement:?}"
+            );
+            assert_eq!(measurement.figure, None);
+        }
+    }
+    Ok(())
+}
