@@ -56,6 +56,10 @@ struct Up {
     /// One-way delay between two clusters or clients, both directions; may be repeated
     #[arg(long, value_name = "A:B=DURATION", value_parser = parse_delay)]
     delay: Vec<PathDelay>,
+    /// Put external clients behind a cluster, so that their packets go through its side; may be repeated
+    /// [default: drones=picluster in the default mesh]
+    #[arg(long, value_name = "CLIENT=CLUSTER", value_parser = parse_behind)]
+    behind: Vec<(String, String)>,
     /// Whether VXLAN forbids its outer packets to be fragmented
     #[arg(long, value_enum, default_value = "set")]
     outer_df: Df,
@@ -154,6 +158,12 @@ fn bring_up(args: &Up) -> Result<ExitCode, LabError> {
             })?
         }
     };
+    let mut behind = args.behind.clone();
+    let (client, cluster) = lab::topology::DEFAULT_BEHIND;
+    let chosen = behind.iter().any(|(name, _)| name == client);
+    if args.file.is_none() && !chosen && mesh.cluster(cluster).is_some() {
+        behind.push((client.into(), cluster.into()));
+    }
     let program = std::env::current_exe().map_err(|source| LabError::Io {
         what: "find the path of this program".into(),
         source,
@@ -174,6 +184,7 @@ fn bring_up(args: &Up) -> Result<ExitCode, LabError> {
             Translation::Connect => Services::Connect,
         },
         delays: args.delay.clone(),
+        behind,
         bpffs: args.bpffs.clone(),
         probe: probe.is_file().then_some(probe),
         program,
@@ -223,6 +234,13 @@ fn parse_delay(text: &str) -> Result<PathDelay, String> {
         b: b.into(),
         delay,
     })
+}
+
+fn parse_behind(text: &str) -> Result<(String, String), String> {
+    let (client, cluster) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` is not of the form `drones=picluster`"))?;
+    Ok((client.into(), cluster.into()))
 }
 
 /// The result, on standard output. A reader that went away is no failure of the lab.

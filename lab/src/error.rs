@@ -33,6 +33,8 @@ pub enum LabError {
     },
     #[error("mesh cannot be built as a lab: {0}")]
     Mesh(String),
+    #[error("nothing between `{0}` and `{1}` crosses the line")]
+    NotCrossed(String, String),
     #[error("invalid fault: {0}")]
     Fault(String),
     #[error("`{command}` failed: {message}")]
@@ -81,6 +83,10 @@ impl LabError {
                 "build it (`cargo build -p probe-user`) or name it in AGGRIK8S_PROBE; `--bare` brings up the network alone".into()
             }
             Self::NoBpffs(path) => format!("mount one: `mount -t bpf bpffs {path}`, or leave `--bpffs` out: the lab then mounts its own"),
+            Self::NotCrossed(a, b) if a == b => {
+                "the line is between clusters; inside of one, packets go from node to node".into()
+            }
+            Self::NotCrossed(a, b) => format!("one of `{a}` and `{b}` lies behind the other; `lab up --behind` decides that"),
             Self::Translation(_) => {
                 "the kernel needs CONFIG_CGROUP_BPF and Linux 5.10 or later; `--services dnat` does without".into()
             }

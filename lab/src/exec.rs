@@ -47,6 +47,8 @@ fn command_in(run: &RunDir, state: &State, name: &str, command: &[String]) -> Re
         (&node.netns, cgroups.join(&node.key), Some(&cluster.name))
     } else if let Some((_, host)) = topology.hosts().find(|(_, h)| h.name == name) {
         (&host.netns, cgroups.join(cgroup::OUTSIDE), None)
+    } else if let Some((_, router)) = topology.uplinks().find(|(_, u)| u.name == name) {
+        (&router.netns, cgroups.join(cgroup::OUTSIDE), None)
     } else if name == "fabric" {
         (&topology.fabric.netns, cgroups.join(cgroup::OUTSIDE), None)
     } else {
@@ -79,6 +81,7 @@ fn no_such_place(state: &State, name: &str) -> LabError {
         known: pods
             .chain(nodes)
             .chain(hosts)
+            .chain(topology.uplinks().map(|(_, u)| u.name.as_str()))
             .chain(["fabric"])
             .collect::<Vec<_>>()
             .join(", "),

@@ -14,6 +14,8 @@ const NEAR: Duration = Duration::from_millis(1);
 const EDGE: Duration = Duration::from_millis(3);
 /// Between an external client and any cluster: its own radio link and the edge site's uplink.
 const CLIENT: Duration = Duration::from_millis(5);
+/// The radio link alone, for clients behind a cluster: that one's uplink comes on top.
+const RADIO: Duration = Duration::from_millis(2);
 
 pub(crate) fn check_delays(topology: &Topology, delays: &[PathDelay]) -> Result<()> {
     let known: Vec<_> = endpoint_names(topology).collect();
@@ -27,7 +29,24 @@ pub(crate) fn check_delays(topology: &Topology, delays: &[PathDelay]) -> Result<
             });
         }
     }
+    for delay in delays {
+        check_crossed(topology, &delay.a, &delay.b)?;
+    }
     Ok(())
+}
+
+/// Refuses two endpoints between which every packet stays on one side of the line.
+pub(crate) fn check_crossed(topology: &Topology, a: &str, b: &str) -> Result<()> {
+    if side(topology, a) == side(topology, b) {
+        return Err(LabError::NotCrossed(a.to_owned(), b.to_owned()));
+    }
+    Ok(())
+}
+
+/// The cluster that a client lies behind; everybody else is a side of their own.
+fn side<'a>(topology: &'a Topology, name: &'a str) -> &'a str {
+    let found = topology.uplinks().find(|(client, _)| client.name == name);
+    found.map_or(name, |(_, uplink)| &uplink.cluster)
 }
 
 fn endpoint_names(topology: &Topology) -> impl Iterator<Item = &str> {
@@ -44,14 +63,19 @@ pub(crate) fn config(topology: &Topology, delays: &[PathDelay]) -> Result<String
     let names: Vec<&str> = endpoint_names(topology).collect();
     for (i, source) in names.iter().enumerate() {
         for (j, target) in names.iter().enumerate().filter(|(j, _)| *j != i) {
-            let chosen = delays
-                .iter()
-                .rev()
-                .find(|d| (d.a == *source && d.b == *target) || (d.b == *source && d.a == *target));
-            let delay = chosen.map_or_else(
-                || default_delay(topology.clusters.len(), i.max(j)),
-                |d| d.delay,
-            );
+            let (from, to) = (side(topology, source), side(topology, target));
+            if from == to {
+                continue;
+            }
+            let delay = chosen(delays, source, target).unwrap_or_else(|| {
+                // Behind clusters: their path, and a radio link at each end that needs one.
+                let place = |name, i| names.iter().position(|n| *n == name).unwrap_or(i);
+                let later = place(from, i).max(place(to, j));
+                let radios = u32::from(from != *source) + u32::from(to != *target);
+                let path = chosen(delays, from, to);
+                path.unwrap_or_else(|| default_delay(topology.clusters.len(), later))
+                    + RADIO * radios
+            });
             config.profiles.push(Profile {
                 scope: Scope::new(EndpointRef::cluster(*source), EndpointRef::cluster(*target)),
                 rules: vec![Rule::new(Fault::Delay(delay))],
@@ -62,6 +86,13 @@ pub(crate) fn config(topology: &Topology, delays: &[PathDelay]) -> Result<String
         .validate()
         .map_err(|e| LabError::Line(e.to_string()))?;
     serde_json::to_string_pretty(&config).map_err(|e| LabError::Line(e.to_string()))
+}
+
+fn chosen(delays: &[PathDelay], a: &str, b: &str) -> Option<Duration> {
+    let mut latest_first = delays.iter().rev();
+    latest_first
+        .find(|d| (d.a == a && d.b == b) || (d.b == a && d.a == b))
+        .map(|d| d.delay)
 }
 
 /// By the later of the two endpoints in the order of the mesh.
@@ -86,6 +117,7 @@ fn endpoints(topology: &Topology) -> Vec<Endpoint> {
                 networks: Vec::new(),
             })
             .collect(),
+        behind: None,
     });
     let clients = topology.clients.iter().map(|client| Endpoint {
         name: client.name.clone(),
@@ -99,6 +131,7 @@ fn endpoints(topology: &Topology) -> Vec<Endpoint> {
                 networks: Vec::new(),
             })
             .collect(),
+        behind: client.uplink.as_ref().map(|u| u.cluster.clone()),
     });
     clusters.chain(clients).collect()
 }
@@ -106,7 +139,7 @@ fn endpoints(topology: &Topology) -> Vec<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{default_mesh, plan};
+    use crate::topology::{default_mesh, plan, put_behind};
 
     fn delay(config: &LineConfig, source: &str, target: &str) -> Duration {
         let scope = Scope::new(EndpointRef::cluster(source), EndpointRef::cluster(target));
@@ -143,6 +176,39 @@ mod tests {
             Duration::from_millis(20)
         );
         assert_eq!(delay(&config, "drones", "talos-east"), CLIENT);
+    }
+
+    #[test]
+    fn clients_behind_a_cluster_share_its_uplink_and_add_a_radio_link() {
+        let mut topology = plan("t", &default_mesh(3, 6).unwrap()).unwrap();
+        put_behind(&mut topology, "drones", "picluster").unwrap();
+        let path = |a: &str, b: &str, ms| PathDelay {
+            a: a.into(),
+            b: b.into(),
+            delay: Duration::from_millis(ms),
+        };
+        let at = |delays: &[PathDelay], a: &str, b: &str| {
+            let config = config(&topology, delays).unwrap();
+            delay(&serde_json::from_str(&config).unwrap(), a, b)
+        };
+        for (a, b) in [("drones", "talos-east"), ("talos-west", "drones")] {
+            assert_eq!(at(&[], a, b), EDGE + RADIO);
+        }
+        let uplink = [path("picluster", "talos-east", 20)];
+        assert_eq!(
+            at(&uplink, "talos-east", "drones"),
+            Duration::from_millis(22)
+        );
+        let both = [uplink[0].clone(), path("talos-east", "drones", 7)];
+        assert_eq!(at(&both, "drones", "talos-east"), Duration::from_millis(7));
+        // The line never sees what stays on one side.
+        for (a, b) in [("drones", "picluster"), ("talos-west", "talos-west")] {
+            let refused = check_delays(&topology, &[path(a, b, 5)]).unwrap_err();
+            assert!(matches!(refused, LabError::NotCrossed(..)), "{refused}");
+        }
+        let config: LineConfig = serde_json::from_str(&config(&topology, &[]).unwrap()).unwrap();
+        assert_eq!(config.profiles.len(), 4 * 3 - 2);
+        assert_eq!(config.endpoints[3].behind.as_deref(), Some("picluster"));
     }
 
     #[test]

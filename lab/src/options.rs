@@ -29,6 +29,8 @@ pub struct Options {
     pub services: Services,
     /// Overrides of the default delays.
     pub delays: Vec<PathDelay>,
+    /// External clients and the cluster that they lie behind; the others have a bridge of their own in the fabric.
+    pub behind: Vec<(String, String)>,
     /// A mounted bpffs for the agents' pins; `None` mounts one for this lab alone.
     pub bpffs: Option<PathBuf>,
     /// The `aggrik8s` binary, re-executed for the lab's own processes.

@@ -46,6 +46,9 @@ pub struct PlaceStatus {
     pub cluster: String,
     /// The node itself, for a node; empty for an external client.
     pub node: String,
+    /// For external clients, the cluster that they lie behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
     pub addresses: Vec<String>,
     /// Path of the network namespace.
     pub namespace: String,
@@ -87,6 +90,7 @@ pub fn status(lab: &str) -> Result<Status> {
         name: node.key.clone(),
         cluster: cluster.name.clone(),
         node: node.name.clone(),
+        behind: None,
         addresses: node
             .addresses
             .iter()
@@ -98,6 +102,7 @@ pub fn status(lab: &str) -> Result<Status> {
         name: pod.name.clone(),
         cluster: cluster.name.clone(),
         node: node.name.clone(),
+        behind: None,
         addresses: pod.addresses.iter().map(ToString::to_string).collect(),
         namespace: path(&pod.netns),
     });
@@ -105,6 +110,7 @@ pub fn status(lab: &str) -> Result<Status> {
         name: host.name.clone(),
         cluster: client.name.clone(),
         node: String::new(),
+        behind: client.uplink.as_ref().map(|u| u.cluster.clone()),
         addresses: host
             .addresses
             .iter()

@@ -18,7 +18,7 @@ use crate::process::{AGENT_ID, ProcessSpec};
 use crate::ready;
 use crate::state::{Lock, Phase, State};
 use crate::sys::may_go_realtime;
-use crate::topology::{Topology, plan};
+use crate::topology::{Topology, plan, put_behind};
 use crate::workload::{Workload, agent_specs, line_spec, service_specs};
 use crate::{line_setup, mesh_file};
 
@@ -60,7 +60,10 @@ pub fn up(options: &Options) -> Result<Up> {
     if options.probe.is_none() && !options.bare {
         return Err(LabError::NoProbe(options.program.display().to_string()));
     }
-    let topology = plan(&options.name, &options.mesh).map_err(LabError::Mesh)?;
+    let mut topology = plan(&options.name, &options.mesh).map_err(LabError::Mesh)?;
+    for (client, cluster) in &options.behind {
+        put_behind(&mut topology, client, cluster).map_err(LabError::Mesh)?;
+    }
     line_setup::check_delays(&topology, &options.delays)?;
     let _lock = Lock::take(&run)?;
     if State::read(&run).is_ok_and(|state| state.running()) {

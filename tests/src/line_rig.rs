@@ -293,6 +293,7 @@ fn config() -> LineConfig {
                 addresses: vec![addresses.0.into(), addresses.1.into()],
                 networks: Vec::new(),
             }],
+            behind: None,
         };
     let mut config = LineConfig::new(vec![
         endpoint("near", ["10.71.0.0/24", "fd71::/64"], "client", CLIENT),

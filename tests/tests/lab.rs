@@ -146,6 +146,69 @@ fn a_blackhole_stops_exactly_one_direction_and_one_node() -> Result<()> {
 }
 
 #[test]
+fn drones_enter_on_the_side_of_their_cluster_and_share_its_fate() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let lab = Lab::up(&["--bare", "--nodes", "3"])?;
+    let (east, west) = (lab.place("cp-e-1")?, lab.place("cp-w-1")?);
+    let (pi, drone) = (lab.place("pi-master-01")?, lab.place("drone-1")?);
+    ensure!(lab.status()?["clients"][0]["behind"] == "picluster");
+    let seen = |v6| -> Result<[bool; 5]> {
+        Ok([
+            drone.one_way(&east, v6)?,
+            east.one_way(&drone, v6)?,
+            drone.one_way(&west, v6)?,
+            pi.one_way(&east, v6)?,
+            drone.one_way(&pi, v6)? && pi.one_way(&drone, v6)?,
+        ])
+    };
+    for v6 in [false, true] {
+        ensure!(seen(v6)? == [true; 5], "healthy, v6 {v6}: {:?}", seen(v6)?);
+    }
+    for (source, target, v6, expected) in [
+        (
+            "picluster",
+            "talos-east",
+            false,
+            [false, true, true, false, true],
+        ),
+        (
+            "talos-east",
+            "picluster",
+            true,
+            [true, false, true, true, true],
+        ),
+        (
+            "drones",
+            "talos-east",
+            true,
+            [false, true, true, true, true],
+        ),
+    ] {
+        let fault = ["blackhole", "--source", source, "--target", target];
+        lab.ok("fault", &fault)?;
+        let now = seen(v6)?;
+        ensure!(now == expected, "{source} to {target}, v6 {v6}: {now:?}");
+        lab.ok("fault", &["clear", "--all"])?;
+    }
+    ensure!(lab.crossed("drones", "talos-east")?.1 >= 4);
+    // What stays on one side never meets the line, so no fault can be there.
+    ensure!(lab.crossed("drones", "picluster")?.0 + lab.crossed("picluster", "drones")?.0 == 0);
+    let fault = ["blackhole", "--source", "drones", "--target", "picluster"];
+    let refused = lab.cli("fault", &fault)?;
+    let text = both(&refused);
+    ensure!(
+        refused.status.code() == Some(2) && text.contains("crosses the line"),
+        "{text}"
+    );
+    let uplink = ["drones-router", "--", "ip", "link", "set", "eth0", "down"];
+    lab.ok("exec", &uplink)?;
+    ensure!(!drone.one_way(&east, false)?, "another way than the uplink");
+    Ok(())
+}
+
+#[test]
 fn a_policy_denies_one_clusters_pods_and_nobody_else() -> Result<()> {
     if skip(missing())? {
         return Ok(());
@@ -462,10 +525,11 @@ fn mistakes_get_a_clear_word_and_build_nothing() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::named();
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["--bare", "--nodes", "2"], "3 clusters need 3 to 60 nodes"),
         (&["--bare", "--clusters", "4"], "1 to 3 clusters"),
         (&["--bare", "--delay", "talos-east:mars=5ms"], "`mars`"),
+        (&["--bare", "--behind", "drones=mars"], "no cluster `mars`"),
         (&["--bpffs", "/proc"], "not a mounted bpffs"),
         (
             &["--bare", "-f", "/no/such/mesh.yaml"],

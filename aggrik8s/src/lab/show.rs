@@ -9,13 +9,13 @@ pub(super) fn status(status: &Status) -> String {
     let mut text = format!(
         "lab {} ({}), mesh {}\n",
         status.lab,
-        phase(status),
+        word(&status.phase),
         status.mesh_yaml
     );
     places(&mut text, "nodes", &status.nodes);
     places(&mut text, "pods", &status.pods);
     places(&mut text, "external clients", &status.clients);
-    text += "services\n";
+    let _ = writeln!(text, "services ({})", word(&status.service_translation));
     for s in &status.services {
         let _ = writeln!(
             text,
@@ -54,8 +54,9 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
-fn phase(status: &Status) -> String {
-    serde_json::to_value(status.phase)
+/// A state by the word that JSON has for it.
+fn word(state: &impl serde::Serialize) -> String {
+    serde_json::to_value(state)
         .ok()
         .and_then(|v| v.as_str().map(str::to_owned))
         .unwrap_or_default()

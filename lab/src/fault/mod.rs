@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{LabError, Result};
 use crate::line::fault::{EndpointRef, Rule};
+use crate::line_setup::check_crossed;
 use crate::paths::RunDir;
 use crate::state::{Lock, Phase, State};
 use crate::topology::Topology;
@@ -174,7 +175,11 @@ fn check(state: &State, kind: &FaultKind) -> Result<()> {
     match kind {
         FaultKind::Path { source, target, .. } => {
             check_endpoint(topology, source)?;
-            check_endpoint(topology, target)
+            check_endpoint(topology, target)?;
+            match (&source.cluster, &target.cluster) {
+                (Some(source), Some(target)) => check_crossed(topology, source, target),
+                _ => Ok(()),
+            }
         }
         FaultKind::PolicyDeny { source, target } => {
             check_cluster(topology, source)?;

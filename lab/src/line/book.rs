@@ -23,6 +23,8 @@ pub(super) struct Owner {
     pub(super) cluster: String,
     pub(super) node: Option<String>,
     home: OwnerId,
+    /// The cluster through whose uplink its packets go.
+    behind: Option<String>,
 }
 
 impl Owner {
@@ -33,10 +35,17 @@ impl Owner {
         }
     }
 
-    fn within(&self, wanted: &EndpointRef) -> bool {
+    fn is(&self, wanted: &EndpointRef) -> bool {
         let same =
             |name: &Option<String>, own: Option<&String>| name.is_none() || name.as_ref() == own;
         same(&wanted.cluster, Some(&self.cluster)) && same(&wanted.node, self.node.as_ref())
+    }
+
+    /// What concerns a whole cluster concerns those behind it as well.
+    fn within(&self, wanted: &EndpointRef) -> bool {
+        let behind =
+            wanted.node.is_none() && self.behind.is_some() && wanted.cluster == self.behind;
+        behind || self.is(wanted)
     }
 }
 
@@ -56,6 +65,7 @@ impl AddressBook {
                 cluster: endpoint.name.clone(),
                 node: None,
                 home: cluster,
+                behind: endpoint.behind.clone(),
             });
             prefixes.extend(endpoint.networks.iter().map(|network| (*network, cluster)));
             for node in &endpoint.nodes {
@@ -64,6 +74,7 @@ impl AddressBook {
                     cluster: endpoint.name.clone(),
                     node: Some(node.name.clone()),
                     home: cluster,
+                    behind: endpoint.behind.clone(),
                 });
                 prefixes.extend(
                     node.addresses
@@ -108,6 +119,14 @@ impl AddressBook {
             (Some(source), Some(target)) => {
                 source.within(&scope.source) && target.within(&scope.target)
             }
+            _ => false,
+        }
+    }
+
+    /// [`Self::matches`] by the owners' own names, without what they lie behind.
+    pub(super) fn names(&self, path: PathId, scope: &Scope) -> bool {
+        match (self.get(path.source), self.get(path.target)) {
+            (Some(source), Some(target)) => source.is(&scope.source) && target.is(&scope.target),
             _ => false,
         }
     }

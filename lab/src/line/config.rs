@@ -48,6 +48,10 @@ pub struct Endpoint {
     pub networks: Vec<IpNet>,
     #[serde(default)]
     pub nodes: Vec<EndpointNode>,
+    /// The endpoint through whose uplink its packets go: a fault of that one's paths is one of its own, too, and so is
+    /// a profile, unless it has one itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,6 +244,9 @@ impl LineConfig {
                     });
                 }
             }
+            if let Some(uplink) = &endpoint.behind {
+                self.validate_endpoint(&EndpointRef::cluster(uplink))?;
+            }
             count += 1 + endpoint.nodes.len();
         }
         if count > MAX_ENDPOINTS {
@@ -316,6 +323,7 @@ mod tests {
                 addresses: vec![address.parse().unwrap()],
                 networks: Vec::new(),
             }],
+            behind: None,
         };
         LineConfig::new(vec![
             cluster("east", "192.168.15.0/24", "e-1", "192.168.15.11"),
@@ -359,6 +367,11 @@ mod tests {
             error.contains("`est`") && error.contains("east/e-1"),
             "{error}"
         );
+
+        let mut config = two_clusters();
+        config.endpoints[1].behind = Some("mars".to_owned());
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("`mars`"), "{error}");
 
         let mut config = two_clusters();
         config.timing.fifo_priority = 100;

@@ -138,9 +138,10 @@ impl Rulebook {
                 .enumerate()
                 .filter(|(_, profile)| book.matches(path, &profile.scope));
             // The first declared wins among equals.
-            let best = matching
-                .rev()
-                .max_by_key(|(_, profile)| specificity(&profile.scope));
+            let best = matching.rev().max_by_key(|(_, profile)| {
+                let own = book.names(path, &profile.scope);
+                (own, specificity(&profile.scope))
+            });
             let Some((index, profile)) = best else {
                 self.profile_plans.push(Vec::new());
                 continue;
@@ -280,6 +281,32 @@ mod tests {
         );
         // The way back is a path direction of its own.
         assert_eq!(rules("192.168.20.11", "192.168.15.11"), ["delay=1ms"]);
+    }
+
+    #[test]
+    fn what_lies_behind_a_cluster_suffers_with_it_and_keeps_a_profile_of_its_own() {
+        let mut config = samples::config();
+        config.endpoints[2].behind = Some("west".to_owned());
+        config.profiles = vec![
+            profile("west", "east", &["delay=1ms"]),
+            profile("east", "west", &["delay=2ms"]),
+            profile("*", "drones", &["delay=3ms"]),
+        ];
+        config.faults = vec![
+            fault("a", "west", "east", "loss=1%"),
+            fault("b", "west/w-1", "east", "loss=2%"),
+            fault("c", "drones", "east", "loss=3%"),
+            fault("d", "east", "west", "loss=4%"),
+        ];
+        let book = AddressBook::new(&config);
+        let mut rulebook = Rulebook::new(&config, &book);
+        let mut rules = |source, target| rules(&book, &mut rulebook, source, target);
+        let (east, west, drone) = ("192.168.15.11", "192.168.20.11", "192.168.50.1");
+        assert_eq!(rules(drone, east), ["loss=1%", "loss=3%", "delay=1ms"]);
+        assert_eq!(rules(west, east), ["loss=1%", "loss=2%", "delay=1ms"]);
+        // Its own profile, however vague, comes before that of the cluster before it.
+        assert_eq!(rules(east, drone), ["loss=4%", "delay=3ms"]);
+        assert_eq!(rules(east, west), ["loss=4%", "delay=2ms"]);
     }
 
     #[test]

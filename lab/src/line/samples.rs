@@ -125,6 +125,7 @@ pub(crate) fn config() -> LineConfig {
             .map(|text| text.parse().expect("network"))
             .collect(),
         nodes,
+        behind: None,
     };
     let mut config = LineConfig::new(vec![
         endpoint(

@@ -37,6 +37,7 @@ pub(crate) fn build(
     proceed()?;
     let routers: Vec<&str> = std::iter::once(topology.fabric.netns.as_str())
         .chain(topology.nodes().map(|(_, n)| n.netns.as_str()))
+        .chain(topology.uplinks().map(|(_, u)| u.netns.as_str()))
         .collect();
     each(&names, |name| {
         proceed()?;
@@ -45,10 +46,14 @@ pub(crate) fn build(
     })?;
     // A cable is made by the namespace nearer to the fabric, its far end is set up afterwards.
     let fabric = [script::fabric(topology)];
-    let nodes: Vec<_> = topology
+    let mut nodes: Vec<_> = topology
         .nodes()
         .map(|(c, n)| script::node(topology, c, n, df, services))
         .collect();
+    for (client, uplink) in topology.uplinks() {
+        let cluster = topology.clusters.iter().find(|c| c.name == uplink.cluster);
+        nodes.extend(cluster.map(|cluster| script::router(cluster, client, uplink)));
+    }
     let mut ends: Vec<_> = topology.pods().map(|(_, n, p)| script::pod(n, p)).collect();
     ends.extend(topology.hosts().map(|(c, h)| script::host(c, h)));
     for layer in [&fabric[..], &nodes, &ends] {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::services::{self, Services};
-use crate::topology::{ClientHost, ClientNet, ClusterNet, NodeNet, Pod, Topology};
+use crate::topology::{ClientHost, ClientNet, ClusterNet, NodeNet, Pod, Topology, Uplink};
 
 /// Whether VXLAN's outer packets may be fragmented on their way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,31 +64,34 @@ pub(super) fn fabric(topology: &Topology) -> Script {
     ));
     let mut sides: Vec<(&str, Vec<IpNet>)> = Vec::new();
     for cluster in &topology.clusters {
-        let cables = cluster
-            .nodes
-            .iter()
-            .map(|n| (n.port.as_str(), n.netns.as_str()));
+        let behind: Vec<_> = topology
+            .uplinks()
+            .filter(|(_, u)| u.cluster == cluster.name)
+            .collect();
+        let nodes = cluster.nodes.iter().map(|n| (&n.port, &n.netns));
+        let routers = behind.iter().map(|(_, u)| (&u.port, &u.netns));
         bridge(
             &mut script,
             &cluster.bridge,
             &cluster.node_networks,
             &cluster.gateways,
-            cables,
+            nodes.chain(routers),
         );
-        sides.push((&cluster.bridge, cluster.node_networks.clone()));
+        let mut own = cluster.node_networks.clone();
+        for (client, uplink) in behind {
+            for (prefix, router) in client.prefixes.iter().zip(&uplink.addresses) {
+                let (router, device) = (router.addr(), &cluster.bridge);
+                script.routing(
+                    router,
+                    format!("route add {prefix} via {router} dev {device}"),
+                );
+            }
+            own.extend(&client.prefixes);
+        }
+        sides.push((&cluster.bridge, own));
     }
-    for client in &topology.clients {
-        let cables = client
-            .hosts
-            .iter()
-            .map(|h| (h.port.as_str(), h.netns.as_str()));
-        bridge(
-            &mut script,
-            &client.bridge,
-            &client.prefixes,
-            &client.gateways,
-            cables,
-        );
+    for client in topology.clients.iter().filter(|c| c.uplink.is_none()) {
+        client_bridge(&mut script, client);
         sides.push((&client.bridge, client.prefixes.clone()));
     }
     // What comes from one side for another goes to the line; what comes back from the line is
@@ -115,12 +118,42 @@ pub(super) fn fabric(topology: &Topology) -> Script {
     script
 }
 
+fn client_bridge(script: &mut Script, client: &ClientNet) {
+    let cables = client.hosts.iter().map(|h| (&h.port, &h.netns));
+    bridge(
+        script,
+        &client.bridge,
+        &client.prefixes,
+        &client.gateways,
+        cables,
+    );
+}
+
+/// The router between external clients and the node networks of the cluster that they lie behind.
+pub(super) fn router(cluster: &ClusterNet, client: &ClientNet, uplink: &Uplink) -> Script {
+    let mut script = Script::new(&uplink.netns);
+    script.ip("link set lo up".into());
+    script.ip(format!("link set eth0 mtu {UNDERLAY_MTU} up"));
+    for net in &uplink.addresses {
+        script.ip(address(net.addr(), net.prefix_len(), "eth0"));
+        let gateways = cluster.node_networks.iter().zip(&cluster.gateways);
+        for (_, gateway) in gateways.filter(|(n, _)| n.contains(&net.addr())) {
+            script.routing(
+                *gateway,
+                format!("route add default via {gateway} dev eth0"),
+            );
+        }
+    }
+    client_bridge(&mut script, client);
+    script
+}
+
 fn bridge<'a>(
     script: &mut Script,
     name: &str,
     networks: &[IpNet],
     gateways: &[IpAddr],
-    cables: impl Iterator<Item = (&'a str, &'a str)>,
+    cables: impl Iterator<Item = (&'a String, &'a String)>,
 ) {
     // Without a querier, snooping would lose neighbour solicitations.
     script.ip(format!("link add {name} type bridge mcast_snooping 0"));

@@ -46,6 +46,9 @@ const SITES: [Site; 3] = [
     },
 ];
 
+/// Client and cluster: the drones fly at the edge, beyond the Raspberry Pis.
+pub const DEFAULT_BEHIND: (&str, &str) = ("drones", "picluster");
+
 /// The first `clusters` (1–3) of the organisation's clusters with `nodes` nodes in all, spread
 /// evenly, and the drones. Addresses of nodes are left for [`fn@super::plan`] to choose.
 ///

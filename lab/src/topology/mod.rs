@@ -6,6 +6,7 @@ mod default_mesh;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod uplink;
 
 use std::net::IpAddr;
 
@@ -13,8 +14,9 @@ use ipnet::IpNet;
 use mesh::ServiceKind;
 use serde::{Deserialize, Serialize};
 
-pub use default_mesh::default_mesh;
+pub use default_mesh::{DEFAULT_BEHIND, default_mesh};
 pub use plan::plan;
+pub use uplink::put_behind;
 
 /// Network namespaces are visible here, as iproute2 wants them.
 pub const NETNS_DIR: &str = "/run/netns";
@@ -92,7 +94,7 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A network of external clients, on a bridge of its own behind the line.
+/// A network of external clients: on a bridge of its own in the fabric, or behind a cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClientNet {
     pub name: String,
@@ -100,6 +102,19 @@ pub struct ClientNet {
     pub prefixes: Vec<IpNet>,
     pub gateways: Vec<IpAddr>,
     pub hosts: Vec<ClientHost>,
+    pub uplink: Option<Uplink>,
+}
+
+/// The router between a network of external clients and the node network of the cluster that it lies behind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Uplink {
+    pub cluster: String,
+    pub name: String,
+    pub netns: String,
+    /// Its port of the cluster's bridge.
+    pub port: String,
+    /// Its addresses in the node networks, one for each family that the clients have.
+    pub addresses: Vec<IpNet>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,12 +187,20 @@ impl Topology {
             .flat_map(|c| c.hosts.iter().map(move |h| (c, h)))
     }
 
+    /// Every client network that lies behind a cluster.
+    pub fn uplinks(&self) -> impl Iterator<Item = (&ClientNet, &Uplink)> {
+        self.clients
+            .iter()
+            .filter_map(|c| Some((c, c.uplink.as_ref()?)))
+    }
+
     /// Names of all namespaces, fabric first.
     pub fn netns_names(&self) -> Vec<&str> {
         let mut names = vec![self.fabric.netns.as_str()];
         names.extend(self.nodes().map(|(_, n)| n.netns.as_str()));
         names.extend(self.pods().map(|(_, _, p)| p.netns.as_str()));
         names.extend(self.hosts().map(|(_, h)| h.netns.as_str()));
+        names.extend(self.uplinks().map(|(_, u)| u.netns.as_str()));
         names
     }
 

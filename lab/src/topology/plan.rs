@@ -276,6 +276,7 @@ fn plan_clients(lab: &str, index: usize, client: &ExternalClient) -> Result<Clie
         prefixes,
         gateways,
         hosts,
+        uplink: None,
     })
 }
 
@@ -336,7 +337,7 @@ fn plan_service(topology: &mut Topology, service: &Service) -> Result<(), String
 }
 
 /// What single parts cannot see: the whole must route.
-fn check(topology: &Topology) -> Result<(), String> {
+pub(super) fn check(topology: &Topology) -> Result<(), String> {
     let families: BTreeSet<bool> = topology
         .nodes()
         .map(|(_, n)| n.underlay().is_ipv6())

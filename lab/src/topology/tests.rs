@@ -135,3 +135,37 @@ fn what_cannot_be_built_is_said_with_its_name() {
         );
     }
 }
+
+#[test]
+fn clients_behind_a_cluster_get_a_router_with_free_addresses_there() {
+    let mut lab = topology(3, 6);
+    put_behind(&mut lab, "drones", "picluster").unwrap();
+    let (client, uplink) = lab.uplinks().next().unwrap();
+    let addresses: Vec<_> = uplink.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.168.10.6/24", "fd41:6b38:0:10::6/64"]);
+    assert_eq!(
+        (client.name.as_str(), uplink.cluster.as_str()),
+        ("drones", "picluster")
+    );
+    assert!(lab.netns_names().contains(&uplink.netns.as_str()));
+
+    let mut mesh = default_mesh(3, 6).unwrap();
+    mesh.clusters[2].nodes[0].addresses = vec!["192.168.10.6".parse().unwrap()];
+    let mut lab = plan("t", &mesh).unwrap();
+    put_behind(&mut lab, "drones", "picluster").unwrap();
+    let (_, uplink) = lab.uplinks().next().unwrap();
+    assert_eq!(uplink.addresses[0].to_string(), "192.168.10.7/24");
+
+    for (client, cluster, expected) in [
+        ("drones", "mars", "talos-east, talos-west, picluster"),
+        ("rovers", "picluster", "drones"),
+    ] {
+        let message = put_behind(&mut lab, client, cluster).unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+    let mut mesh = default_mesh(3, 6).unwrap();
+    mesh.clusters[2].node_networks.truncate(1);
+    let mut lab = plan("t", &mesh).unwrap();
+    let message = put_behind(&mut lab, "drones", "picluster").unwrap_err();
+    assert!(message.contains("fd41:6b38:0:50::/64"), "{message}");
+}
