@@ -67,6 +67,8 @@ pub(super) struct Socket {
     pub(super) address: Address,
     /// A [`probe_ebpf::decide::phase`].
     pub(super) phase: u64,
+    /// Lost flags are already counted. A word, because two hooks may find them lost at the same time.
+    pub(super) flags_lost: u64,
     /// Slot of the series.
     pub(super) slot: u32,
     /// Smoothed RTT at the last callback, µs × 8, on kernels that do not pass the raw sample.
@@ -91,7 +93,5 @@ pub(super) struct Socket {
     pub(super) released: u8,
     /// A sample lies between `srtt` and the next smoothed value.
     pub(super) sample_pending: u8,
-    /// Lost flags are already counted.
-    pub(super) flags_lost: u8,
-    pub(super) reserved: [u8; 8],
+    pub(super) reserved: u8,
 }

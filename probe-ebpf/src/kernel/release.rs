@@ -114,8 +114,8 @@ fn established(socket: &mut Socket, state: u32) {
 /// Counts lost flags once per socket.
 #[inline(always)]
 pub(super) fn lost(socket: &mut Socket) {
-    if socket.flags_lost == 0 {
-        socket.flags_lost = 1;
+    // SAFETY: the storage's own field.
+    if unsafe { atomic::compare_exchange(&raw mut socket.flags_lost, 0, 1) } {
         count(GlobalCounter::FlagsLost);
     }
 }

@@ -130,13 +130,13 @@ fn begin(socket: &mut Socket) {
         (&raw mut socket.start_ns).write_volatile(0);
         (&raw mut socket.sent).write_volatile(0);
         (&raw mut socket.received).write_volatile(0);
+        (&raw mut socket.flags_lost).write_volatile(0);
     }
     socket.srtt = 0;
     socket.at_fin_wait2 = decide::NOT_RELEASED;
     socket.syn_retransmits = 0;
     socket.rto_expired = 0;
     socket.sample_pending = 0;
-    socket.flags_lost = 0;
 }
 
 /// The initiator's handshake is complete.

@@ -20,6 +20,7 @@ enum Command {
     ObjGetInfoByFd = 15,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 /// `enum bpf_attach_type`, those that we use.
@@ -113,6 +114,14 @@ pub fn replace(link: impl AsFd, program: impl AsFd) -> io::Result<()> {
     attributes.words[0] = raw(link);
     attributes.words[1] = raw(program);
     call(Command::LinkUpdate, &mut attributes).map(drop)
+}
+
+/// Takes the program off its cgroup before it returns, whatever still holds the link. Letting go of the last
+/// pin detaches too, but some time later.
+pub fn detach(link: impl AsFd) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes.words[0] = raw(link);
+    call(Command::LinkDetach, &mut attributes).map(drop)
 }
 
 /// What the kernel says of a cgroup link (`struct bpf_link_info`).

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use probe_common::{Counter, Direction, GlobalCounter, Origin, RemoteId};
@@ -188,7 +186,7 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
             _ => {
                 wire::reset(client)?;
                 // The reset must have arrived before the other end closes of its own accord.
-                thread::sleep(Duration::from_millis(20));
+                wire::wait_for_error(&server)?;
                 drop(server);
             }
         }

@@ -140,15 +140,15 @@ pub fn at_end(mut stream: &TcpStream) -> Result<()> {
 }
 
 /// Waits for a socket's error, as a `poll` on it would tell.
-pub fn wait_for_error(socket: &Socket) -> Result<io::Error> {
+pub fn wait_for_error(socket: &impl AsSocket) -> Result<io::Error> {
     let deadline = std::time::Instant::now() + super::PATIENCE;
     loop {
-        if let Some(error) = socket.take_error()? {
+        if let Some(error) = socket.with(Socket::take_error)? {
             return Ok(error);
         }
         ensure!(
             std::time::Instant::now() < deadline,
-            "the attempt did not fail"
+            "the socket has no error"
         );
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -191,7 +191,7 @@ fn link_on(path: &Path, cgroup: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match pins::remove_pin(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

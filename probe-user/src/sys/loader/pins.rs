@@ -11,7 +11,7 @@ use nix::unistd::{Gid, setfsgid};
 use probe_common::maps::{PROGRAMS, names};
 
 use super::{LoadError, foreign};
-use crate::sys::maps::Maps;
+use crate::sys::{maps::Maps, raw};
 
 /// Every map that the agent may use, `META` left out.
 pub(super) const MAPS: [&str; 13] = [
@@ -117,6 +117,17 @@ fn is_ours(name: &str) -> bool {
         })
 }
 
+/// Removes a pin; a link's program is off its cgroup when this returns.
+pub(super) fn remove_pin(path: &Path) -> io::Result<()> {
+    // Whatever cannot be opened as a link holds no program.
+    if let Ok(link) = raw::open(path)
+        && raw::link_info(&link).is_ok()
+    {
+        raw::detach(&link)?;
+    }
+    fs::remove_file(path)
+}
+
 /// Removes our pins and the folder. `META` goes first, so that an interruption leaves a folder that
 /// the next load clears; then the links, which detaches. Nothing is touched if something foreign lies there.
 pub(super) fn remove(dir: &Path) -> Result<bool, LoadError> {
@@ -145,7 +156,7 @@ pub(super) fn remove(dir: &Path) -> Result<bool, LoadError> {
     };
     ours.sort_by_key(order);
     for path in &ours {
-        fs::remove_file(path).map_err(|error| failed(path, error))?;
+        remove_pin(path).map_err(|error| failed(path, error))?;
     }
     fs::remove_dir(dir).map_err(|error| failed(dir, error))?;
     Ok(true)
