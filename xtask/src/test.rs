@@ -171,6 +171,8 @@ fn end_to_end(stage: &str, binaries: &[Binary], all: bool) -> Result<Outcome> {
         test.args(&words[1..]).arg(&binary.file);
         test.args(["--test-threads=1", "--nocapture"]);
         test.current_dir(&tests).env("CARGO_MANIFEST_DIR", &tests);
+        // An error's own words, without the stack that it was made on.
+        test.env("RUST_LIB_BACKTRACE", "0");
         if all {
             test.env("AGGRIK8S_TEST_ALL", "1");
         }

@@ -151,6 +151,7 @@ fn connected(ops: *mut bpf_sock_ops) {
         begin(socket);
         series::assign(socket, &ends(ops), Direction::Initiator);
         socket.phase = phase::ESTABLISHED;
+        ask_for_callbacks(ops);
     } else {
         // SAFETY: the storage's own field. Not connecting: `sock_release` has already counted it.
         if !unsafe {
@@ -160,16 +161,15 @@ fn connected(ops: *mut bpf_sock_ops) {
         }
         if field!(ops, bpf_sock_ops_cb_flags) & tcp::CALLBACKS != tcp::CALLBACKS {
             lost(socket);
+            ask_for_callbacks(ops);
         }
     }
     socket.reported = tcp::ESTABLISHED as u8;
-    ask_for_callbacks(ops);
-    let now = emit::now();
     let connect_ns = match socket.start_ns {
         0 => 0,
-        start => now - start,
+        start => emit::now() - start,
     };
-    established(ops, socket, now, connect_ns);
+    established(ops, socket, connect_ns);
 }
 
 /// The acceptor's handshake is complete.
@@ -190,11 +190,11 @@ fn accepted(ops: *mut bpf_sock_ops) {
     {
         add!(slot, SynRetransmits, u64::from(socket.syn_retransmits),);
     }
-    established(ops, socket, emit::now(), 0);
+    established(ops, socket, 0);
 }
 
 #[inline(always)]
-fn established(ops: *mut bpf_sock_ops, socket: &mut Socket, now: u64, connect_ns: u64) {
+fn established(ops: *mut bpf_sock_ops, socket: &mut Socket, connect_ns: u64) {
     let Some(slot) = shard(socket.slot) else {
         return;
     };
@@ -230,7 +230,7 @@ fn established(ops: *mut bpf_sock_ops, socket: &mut Socket, now: u64, connect_ns
         &ends(ops),
         &Figures {
             outcome,
-            now,
+            now: emit::now(),
             connect_ns,
             handshake_rtt_us,
             min_rtt_us: minimum(field!(ops, rtt_min)),
