@@ -50,6 +50,16 @@ pub fn wrap(text: &str, indent: &str, width: usize) -> String {
     lines.join("\n") + "\n"
 }
 
+/// `text` in lines of at most `columns`, the first of which stands after `indent` characters of something else.
+fn paragraph(text: &str, indent: usize, columns: Option<usize>) -> String {
+    let margin = " ".repeat(indent);
+    // A terminal too narrow for that is left to break the lines itself.
+    let width = columns.filter(|columns| *columns >= indent + 30);
+    wrap(text, &margin, width.unwrap_or(usize::MAX))
+        .trim()
+        .to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +69,16 @@ mod tests {
         assert_eq!(wrap("aa bb cc", "  ", 7), "  aa bb\n  cc\n");
         assert_eq!(wrap("aaaaaaaaaa b", "  ", 5), "  aaaaaaaaaa\n  b\n");
         assert_eq!(wrap("", "  ", 5), "  \n");
+    }
+
+    #[test]
+    fn paragraphs_hang_below_their_first_word() {
+        let text = "one two three four five six seven eight";
+        assert_eq!(
+            paragraph(text, 4, Some(36)),
+            "one two three four five six\n    seven eight"
+        );
+        assert_eq!(paragraph(text, 4, None), text);
+        assert_eq!(paragraph(text, 4, Some(20)), text);
     }
 }

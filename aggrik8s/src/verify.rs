@@ -24,6 +24,9 @@ use crate::render::{self, style::Style};
 /// Where `lab up` leaves its files.
 const LAB_FOLDER: &str = "/run/aggrik8s/lab";
 
+/// What a run may take beyond the window of its probes.
+const SLACK: Duration = Duration::from_secs(48);
+
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// The mesh to verify
@@ -48,10 +51,10 @@ pub struct VerifyArgs {
         env = "AGGRIK8S_OUTPUT"
     )]
     output: Output,
-    /// Longest the whole run may take; what is missing then is unknown
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-    /// How long the probes are spread over
+    /// Longest the whole run may take; what is missing then is unknown [default: 48s more than the window]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// How long the probes are spread over; a window longer than the default sends more of them
     #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = humantime::parse_duration)]
     window: Duration,
     /// Most bytes that probes of one node may send and receive, such as 5MB; fewer probes are sent if need be
@@ -130,6 +133,9 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         only: args.only.clone(),
     };
     verify::check_scope(&mesh, &policy)?;
+    let timeout = args
+        .timeout
+        .unwrap_or_else(|| args.window.saturating_add(SLACK));
     let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -143,7 +149,7 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         let mut signals = signals::Signals::new()?;
         let progress = std::sync::Arc::new(progress::Progress::new(show_progress, plan.probes()));
         tokio::select! {
-            observations = collect::collect(&mesh, &plan, args.timeout, &progress) => std::io::Result::Ok(Ok(observations)),
+            observations = collect::collect(&mesh, &plan, timeout, &progress) => std::io::Result::Ok(Ok(observations)),
             code = signals.next() => Ok(Err(code)),
         }
     });

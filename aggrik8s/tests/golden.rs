@@ -13,6 +13,7 @@ use world::{Fault, On, World};
 const PLAIN: Style = Style {
     color: false,
     ascii: false,
+    columns: None,
 };
 
 #[track_caller]
@@ -64,6 +65,14 @@ fn broken() -> Report {
 fn tables() {
     golden("healthy.txt", &render::table(&healthy(), PLAIN));
     golden("broken.txt", &render::table(&broken(), PLAIN));
+    let narrow = Style {
+        columns: Some(100),
+        ..PLAIN
+    };
+    let table = render::table(&broken(), narrow);
+    let widest = table.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(100), "{widest:?}\n{table}");
+    golden("broken.100.txt", &table);
 }
 
 #[test]
@@ -71,6 +80,7 @@ fn ascii_has_no_other_characters_and_colour_keeps_the_words() {
     let ascii = Style {
         color: false,
         ascii: true,
+        columns: None,
     };
     let table = render::table(&broken(), ascii);
     let foreign: String = table.chars().filter(|c| !c.is_ascii()).collect();
@@ -79,6 +89,7 @@ fn ascii_has_no_other_characters_and_colour_keeps_the_words() {
     let color = Style {
         color: true,
         ascii: false,
+        columns: None,
     };
     let painted = render::table(&broken(), color);
     assert!(painted.contains("\u{1b}["));

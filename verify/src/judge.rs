@@ -8,7 +8,8 @@ use crate::checks::{
     self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, POD_TCP, Severity,
 };
 use crate::rows::{self, Draft, Test};
-use crate::stats::{Count, holm, lower_bound, p_too_few, p_too_many, samples_needed, upper_bound};
+use crate::short::{Short, Subject, place};
+use crate::stats::{holm, lower_bound, p_too_few, p_too_many, upper_bound};
 use crate::tally::{Trials, localise};
 use crate::verdict::{
     Check, Confidence, LinkRow, Marginal, Outcome, Side, Status, Unreachable, Verdict,
@@ -200,7 +201,7 @@ impl Family {
         let Draft { mut check, test } = draft;
         let Some(test) = test else { return check };
         let mut statuses = Vec::new();
-        let mut needed = Some(0);
+        let mut short: Option<Short> = None;
         let mut missing = test.missing.clone();
         for (at, (subject, trials)) in statements(&test).enumerate() {
             let p_good = p_too_few(trials.worst(), test.p0);
@@ -216,16 +217,21 @@ impl Family {
                 if status == Status::Pass {
                     self.weakest_ready = self.weakest_ready.max(p_good);
                 } else if status == Status::Undecided {
-                    needed = worse(needed, more(trials.worst(), test.p0, confidence));
+                    let this = Short::of(
+                        subject.as_ref(),
+                        trials,
+                        test.p0,
+                        confidence,
+                        self.p_bad.len(),
+                    );
+                    if short.as_ref().is_none_or(|short| this.worse(short)) {
+                        short = Some(this);
+                    }
                 }
-                if let Some((side, node)) = &subject
+                if let Some(subject) = &subject
                     && trials.worst().n == 0
                 {
-                    let end = match side {
-                        Side::Source => "from",
-                        Side::Target => "to",
-                    };
-                    missing.push(format!("no usable sample {end} `{node}`"));
+                    missing.push(format!("no usable sample {}", place(subject)));
                 }
                 statuses.push(status);
             } else if status == Status::Fail {
@@ -250,25 +256,14 @@ impl Family {
         match check.status {
             Status::Fail => check.node = localise(&test.tally).node(),
             Status::Undecided => {
-                let pooled = test.tally.pooled();
-                check.cause = Some(match missing.first() {
-                    Some(first) => first.clone(),
-                    None if pooled.worst().n == 0 => {
-                        "no sample: no evidence is never a pass".to_owned()
-                    }
-                    None if pooled.unresolved > 0 && needed.is_none() => format!(
-                        "{} samples were lost without telling in which direction",
-                        pooled.unresolved
-                    ),
-                    None => match needed {
-                        Some(more) => {
-                            format!("too few samples to tell: {more} more at this rate would")
-                        }
-                        None => "too close to the objective for any number of samples to tell"
-                            .to_owned(),
-                    },
-                });
-                check.more_samples_needed = if missing.is_empty() { needed } else { None };
+                check.cause = missing
+                    .first()
+                    .cloned()
+                    .or_else(|| short.as_ref().map(|short| short.words(&check.id, test.p0)));
+                if let (Some(short), true) = (short, missing.is_empty()) {
+                    check.more_samples_needed = short.more;
+                    check.hint = Some(short.advice());
+                }
                 check.evidence.extend(missing);
             }
             Status::Pass | Status::Info => {}
@@ -276,8 +271,6 @@ impl Family {
         check
     }
 }
-
-type Subject = Option<(Side, String)>;
 
 fn statements(test: &Test) -> impl Iterator<Item = (Subject, Trials)> + '_ {
     let of = move |side: Side, declared: &'_ Vec<String>| {
@@ -289,15 +282,6 @@ fn statements(test: &Test) -> impl Iterator<Item = (Subject, Trials)> + '_ {
     std::iter::once((None, test.tally.pooled()))
         .chain(of(Side::Source, &test.sources))
         .chain(of(Side::Target, &test.targets))
-}
-
-/// Samples still to be taken; `None` when no number decides.
-fn more(count: Count, p0: f64, confidence: f64) -> Option<u64> {
-    samples_needed(p0, confidence, count.rate()).map(|n| n.saturating_sub(count.n).max(1))
-}
-
-fn worse(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    Some(a?.max(b?))
 }
 
 fn figures(check: &mut Check, trials: Trials, confidence: f64) {

@@ -8,6 +8,7 @@ mod judge;
 pub mod quantile;
 pub mod report;
 mod rows;
+mod short;
 pub mod stats;
 mod tally;
 pub mod verdict;

@@ -326,6 +326,8 @@ mod tests {
             holm(&[0.01, 0.04, 0.03, 0.005], 0.05),
             [true, false, false, true]
         );
+        // 0.02 > 0.05/3, but what was rejected before it makes room: 0.02 ≤ 0.05/2.
+        assert_eq!(holm(&[0.01, 0.02, 0.06], 0.05), [true, true, false]);
         assert_eq!(holm(&[0.05], 0.05), [true]);
         assert!(holm(&[], 0.05).is_empty());
     }

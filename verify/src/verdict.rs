@@ -135,6 +135,25 @@ pub struct Check {
     pub more_samples_needed: Option<u64>,
 }
 
+impl Check {
+    /// "source→target", "cluster/node", or the one cluster; empty for a check of the whole mesh.
+    pub fn place(&self) -> String {
+        match (&self.source_cluster, &self.target_cluster, &self.node) {
+            (Some(source), Some(target), _) => format!("{source}→{target}"),
+            (Some(cluster), None, Some(node)) => format!("{cluster}/{node}"),
+            (Some(cluster), None, None) | (None, Some(cluster), _) => cluster.clone(),
+            (None, None, _) => String::new(),
+        }
+    }
+
+    /// The check and its place, as causes list what they explain.
+    pub fn label(&self) -> String {
+        format!("{} {}", self.id, self.place())
+            .trim_end()
+            .to_owned()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaneName {
@@ -266,7 +285,7 @@ pub struct Cause {
     /// What the evidence does not exclude.
     pub rivals: Vec<Rival>,
     pub hint: String,
-    /// Checks that it accounts for, as `id source→target`.
+    /// Checks that it accounts for, as `id source→target` or `id cluster/node`.
     pub explains: Vec<String>,
 }
 

@@ -1,136 +1,164 @@
 //! Causes in three parts: what was seen, why we think so, what to do next. Then what could not be decided.
 
-use std::fmt::Write;
-
 use anstyle::AnsiColor;
-use verify::{Cause, Report, Status};
+use verify::{Cause, Check, Report, Status};
 
-use super::clean;
 use super::style::Style;
+use super::{clean, paragraph};
 
-/// Evidence lines and claimed checks beyond this many are in the JSON.
+/// Evidence lines and kinds of places beyond this many are in the JSON.
 const MOST_LINES: usize = 8;
 
 pub(super) fn write(out: &mut String, report: &Report, style: Style) {
     for cause in &report.causes {
         one(out, report, cause, style);
     }
-    orphans(out, report, style);
+    for lack in lacks(report) {
+        lack.write(out, style);
+    }
 }
 
 fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
-    let say = |text: &str| style.plain(&clean(text));
-    let failing = |label: &str| {
-        report.checks.iter().any(|check| {
-            check.status == Status::Fail
-                && label.starts_with(&check.id)
-                && check.cause.as_ref() == Some(&cause.summary)
-        })
-    };
-    let proven = cause.explains.iter().any(|label| failing(label));
+    let proven = report.checks.iter().any(|check| {
+        check.status == Status::Fail
+            && check.cause.as_ref() == Some(&cause.summary)
+            && cause.explains.contains(&check.label())
+    });
     let status = if proven {
         Status::Fail
     } else {
         Status::Undecided
     };
-    let _ = writeln!(
-        out,
-        "{} {}  {}",
-        style.status(status, 0),
-        style.bold(&say(&cause.summary)),
-        style.paint(&format!("[{}]", clean(&cause.id)), AnsiColor::Cyan, false)
-    );
-    let _ = writeln!(out, "    seen: {}", say(&listed(&cause.explains)));
-    for (at, line) in cause.evidence.iter().take(MOST_LINES).enumerate() {
-        let label = if at == 0 { "why: " } else { "     " };
-        let _ = writeln!(out, "    {label} {}", say(line));
-    }
-    if cause.evidence.len() > MOST_LINES {
-        let _ = writeln!(
-            out,
-            "          and {} more lines in -o json",
-            cause.evidence.len() - MOST_LINES
-        );
-    }
+    headline(out, status, &cause.summary, style);
+    item(out, "seen", &listed(&cause.explains), style);
+    lines_after(out, "why", &cause.evidence, style);
     for rival in &cause.rivals {
-        let _ = writeln!(
-            out,
-            "    or:   {}; told apart by: {}",
-            say(&rival.summary),
-            say(&rival.separated_by)
-        );
+        let text = format!("{}; told apart by: {}", rival.summary, rival.separated_by);
+        item(out, "or", &text, style);
     }
-    let _ = writeln!(out, "    next: {}", say(&cause.hint));
-    out.push('\n');
+    item(out, "next", &cause.hint, style);
+    let id = style.paint(&clean(&cause.id), AnsiColor::Cyan, false);
+    out.push_str(&format!("    id:   {id}\n\n"));
 }
 
-/// "reach.pod_tcp a→b, b→a; loss.udp a→b".
+fn headline(out: &mut String, status: Status, text: &str, style: Style) {
+    let mark = style.status(status, 0);
+    let width = style.status_width(status);
+    let text = paragraph(&style.plain(&clean(text)), width + 1, style.columns);
+    let lines: Vec<String> = text.lines().map(|line| style.bold(line)).collect();
+    out.push_str(&format!("{mark} {}\n", lines.join("\n")));
+}
+
+/// "    label: text", further lines below the text.
+fn item(out: &mut String, label: &str, text: &str, style: Style) {
+    let label = if label.is_empty() {
+        String::new()
+    } else {
+        format!("{label}:")
+    };
+    let text = paragraph(&style.plain(&clean(text)), 10, style.columns);
+    out.push_str(&format!("    {label:5} {text}\n"));
+}
+
+fn lines_after(out: &mut String, label: &str, lines: &[String], style: Style) {
+    for (at, line) in lines.iter().take(MOST_LINES).enumerate() {
+        item(out, if at == 0 { label } else { "" }, line, style);
+    }
+    if lines.len() > MOST_LINES {
+        let more = format!("and {} more lines in -o json", lines.len() - MOST_LINES);
+        item(out, "", &more, style);
+    }
+}
+
+/// "a→b, b→a: reach.pod_tcp, reach.pod_udp; a→b: loss.udp".
 fn listed(labels: &[String]) -> String {
-    let mut grouped: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut by_check: Vec<(&str, Vec<&str>)> = Vec::new();
     for label in labels {
-        let (id, place) = label.split_once(' ').unwrap_or((label, ""));
-        match grouped.iter_mut().find(|(known, _)| *known == id) {
+        let (id, place) = label.split_once(' ').unwrap_or((label, "the mesh"));
+        match by_check.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, places)) if places.contains(&place) => {}
             Some((_, places)) => places.push(place),
-            None => grouped.push((id, vec![place])),
+            None => by_check.push((id, vec![place])),
         }
     }
-    let parts: Vec<String> = grouped
+    let mut by_places: Vec<(Vec<&str>, Vec<&str>)> = Vec::new();
+    for (id, places) in by_check {
+        match by_places.iter_mut().find(|(known, _)| *known == places) {
+            Some((_, ids)) => ids.push(id),
+            None => by_places.push((places, vec![id])),
+        }
+    }
+    let more = by_places.len().saturating_sub(MOST_LINES);
+    let mut parts: Vec<String> = by_places
         .iter()
         .take(MOST_LINES)
-        .map(|(id, places)| format!("{id} {}", places.join(", ")).trim_end().to_owned())
+        .map(|(places, ids)| format!("{}: {}", places.join(", "), ids.join(", ")))
         .collect();
-    let more = grouped.len().saturating_sub(MOST_LINES);
-    let tail = if more > 0 {
-        format!("; {more} more kinds of checks")
-    } else {
-        String::new()
-    };
-    parts.join("; ") + &tail
+    if more > 0 {
+        parts.push(format!("{more} more in -o json"));
+    }
+    parts.join("; ")
 }
 
-/// Undecided checks that no cause accounts for, grouped by what they lack.
-fn orphans(out: &mut String, report: &Report, style: Style) {
-    let claimed = |id: &str, place: &str| {
-        report.causes.iter().any(|cause| {
-            cause
-                .explains
+/// Undecided checks that no cause accounts for and that lack the same.
+struct Lack<'r> {
+    what: &'r str,
+    /// The figures, if any, and the checks that have them.
+    figures: Vec<(&'r str, Vec<String>)>,
+    hints: Vec<&'r str>,
+}
+
+fn lacks(report: &Report) -> Vec<Lack<'_>> {
+    let mut lacks: Vec<Lack<'_>> = Vec::new();
+    let open = |check: &&Check| {
+        check.status == Status::Undecided
+            && !report
+                .causes
                 .iter()
-                .any(|label| label == &format!("{id} {place}"))
-        })
+                .any(|cause| cause.explains.contains(&check.label()))
     };
-    let mut grouped: Vec<(String, Vec<String>, Option<&str>)> = Vec::new();
-    for check in report
-        .checks
-        .iter()
-        .filter(|check| check.status == Status::Undecided)
-    {
-        let end = |name: &Option<String>| name.clone().unwrap_or_default();
-        let place = match &check.target_cluster {
-            Some(target) => format!("{}→{target}", end(&check.source_cluster)),
-            None => end(&check.source_cluster),
-        };
-        if claimed(&check.id, &place) {
-            continue;
+    for check in report.checks.iter().filter(open) {
+        let text = check.cause.as_deref().unwrap_or("nothing is known of it");
+        // What is lacking stands before the colon, the figures of the one check after it.
+        let (what, figures) = text.split_once(": ").unwrap_or((text, ""));
+        let at = lacks.iter().position(|lack| lack.what == what);
+        let at = at.unwrap_or_else(|| {
+            lacks.push(Lack {
+                what,
+                figures: Vec::new(),
+                hints: Vec::new(),
+            });
+            lacks.len() - 1
+        });
+        let lack = &mut lacks[at];
+        match lack.figures.iter_mut().find(|(known, _)| *known == figures) {
+            Some((_, labels)) => labels.push(check.label()),
+            None => lack.figures.push((figures, vec![check.label()])),
         }
-        let lack = check.cause.clone().unwrap_or_default();
-        let label = format!("{} {place}", check.id);
-        match grouped.iter_mut().find(|(known, ..)| *known == lack) {
-            Some((_, labels, _)) => labels.push(label),
-            None => grouped.push((lack, vec![label], check.hint.as_deref())),
+        if let Some(hint) = check.hint.as_deref()
+            && !lack.hints.contains(&hint)
+        {
+            lack.hints.push(hint);
         }
     }
-    for (lack, labels, hint) in grouped {
-        let say = |text: &str| style.plain(&clean(text));
-        let _ = writeln!(
-            out,
-            "{} {}",
-            style.status(Status::Undecided, 0),
-            style.bold(&say(&lack))
-        );
-        let _ = writeln!(out, "    seen: {}", say(&listed(&labels)));
-        let next =
-            hint.unwrap_or("run verify again, with a longer --window for more samples per node");
-        let _ = writeln!(out, "    next: {}", say(next));
+    lacks
+}
+
+impl Lack<'_> {
+    fn write(&self, out: &mut String, style: Style) {
+        headline(out, Status::Undecided, self.what, style);
+        let lines: Vec<String> = self
+            .figures
+            .iter()
+            .map(|(figures, labels)| match (*figures, listed(labels)) {
+                ("", labels) => labels,
+                (figures, labels) => format!("{figures} ({labels})"),
+            })
+            .collect();
+        lines_after(out, "seen", &lines, style);
+        // Hints that differ only in a number: the largest, which serves all, sorts by length and then by text.
+        let hint = self.hints.iter().max_by_key(|hint| (hint.len(), **hint));
+        item(out, "next", hint.unwrap_or(&"verify again"), style);
         out.push('\n');
     }
 }

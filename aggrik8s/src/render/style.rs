@@ -1,9 +1,11 @@
 //! Colour, symbols and their words; ASCII where asked for. Meaning never rests on colour or symbol alone.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
 use anstyle::{AnsiColor, Color};
 use clap::ValueEnum;
+use terminal_size::terminal_size_of;
 use verify::{Outcome, Status};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -19,17 +21,24 @@ pub enum ColorChoice {
 pub struct Style {
     pub color: bool,
     pub ascii: bool,
+    /// Columns of the terminal; elsewhere lines are not broken.
+    pub columns: Option<usize>,
 }
 
 impl Style {
-    pub fn for_stream(choice: ColorChoice, ascii: bool, stream: &impl IsTerminal) -> Self {
+    pub fn for_stream(choice: ColorChoice, ascii: bool, stream: &(impl IsTerminal + AsFd)) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match choice {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
             ColorChoice::Auto => !refused && stream.is_terminal(),
         };
-        Self { color, ascii }
+        let columns = terminal_size_of(stream).map(|(width, _)| usize::from(width.0));
+        Self {
+            color,
+            ascii,
+            columns,
+        }
     }
 
     pub(crate) fn paint(self, text: &str, color: AnsiColor, bold: bool) -> String {
@@ -51,14 +60,28 @@ impl Style {
 
     /// Symbol and word of a status, the word at least `width` characters wide.
     pub(crate) fn status(self, status: Status, width: usize) -> String {
-        let (symbol, ascii, word, color) = match status {
-            Status::Pass => ("✓", "ok", "ok", AnsiColor::Green),
-            Status::Fail => ("✗", "xx", "fail", AnsiColor::Red),
-            Status::Undecided => ("?", "??", "unknown", AnsiColor::Yellow),
-            Status::Info => ("·", "--", "info", AnsiColor::Cyan),
-        };
+        let (_, _, color) = Self::words(status);
+        self.paint(&self.status_text(status, width), color, false)
+    }
+
+    /// Characters that a status takes without padding.
+    pub(crate) fn status_width(self, status: Status) -> usize {
+        self.status_text(status, 0).chars().count()
+    }
+
+    fn status_text(self, status: Status, width: usize) -> String {
+        let ((symbol, ascii), word, _) = Self::words(status);
         let symbol = if self.ascii { ascii } else { symbol };
-        self.paint(&format!("{symbol} {word:width$}"), color, false)
+        format!("{symbol} {word:width$}")
+    }
+
+    fn words(status: Status) -> ((&'static str, &'static str), &'static str, AnsiColor) {
+        match status {
+            Status::Pass => (("✓", "ok"), "ok", AnsiColor::Green),
+            Status::Fail => (("✗", "xx"), "fail", AnsiColor::Red),
+            Status::Undecided => (("?", "??"), "unknown", AnsiColor::Yellow),
+            Status::Info => (("·", "--"), "info", AnsiColor::Cyan),
+        }
     }
 
     /// A warning: a check that failed and decides nothing.

@@ -6,8 +6,8 @@ use verify::checks::{CHECKS, CheckSpec, Severity};
 use verify::{Check, Outcome, Report, Status};
 
 use super::causes;
-use super::clean;
 use super::style::Style;
+use super::{clean, paragraph};
 
 /// Links, one line per kind of check, causes, result.
 pub fn table(report: &Report, style: Style) -> String {
@@ -63,28 +63,40 @@ fn links(out: &mut String, report: &Report, style: Style) {
         .max(4);
     let upper = if style.ascii { "loss<=" } else { "loss ≤" };
     let header = format!(
-        "{:width$}  {:>6} {:>6}  {upper:>8}  {:>9} {:>9}  {:>9} {:>9}  {:13}  {:13}",
-        "link", "probes", "failed", "conn p50", "conn p99", "rtt p50", "rtt p99", "path", "verdict"
+        "{:width$}  {:>6} {:>6}  {upper:>7}  {:>12}  {:>12}  {:11}  {:11}",
+        "link", "probes", "failed", "conn p50/p99", "rtt p50/p99", "path", "verdict"
     );
     let _ = writeln!(out, "{}", style.bold(header.trim_end()));
     for (row, name) in report.links.iter().zip(names) {
         let pad = width - name.chars().count();
         let _ = writeln!(
             out,
-            "{name}{:pad$}  {:>6} {:>6}  {:>8}  {:>9} {:>9}  {:>9} {:>9}  {}  {}",
+            "{name}{:pad$}  {:>6} {:>6}  {:>7}  {:>12}  {:>12}  {}  {}",
             "",
             row.n,
             row.failed,
             row.loss_upper.map_or_else(|| "-".to_owned(), share),
-            milliseconds(row.connect_p50_seconds),
-            milliseconds(row.connect_p99_seconds),
-            milliseconds(row.handshake_rtt_p50_seconds),
-            milliseconds(row.handshake_rtt_p99_seconds),
-            style.outcome(row.path_result, 13),
+            both(row.connect_p50_seconds, row.connect_p99_seconds),
+            both(row.handshake_rtt_p50_seconds, row.handshake_rtt_p99_seconds),
+            style.outcome(row.path_result, 11),
             style.outcome(row.result, 0)
         );
     }
     out.push('\n');
+}
+
+/// "4.55/4.91 ms".
+fn both(median: Option<f64>, tail: Option<f64>) -> String {
+    match (median, tail) {
+        (None, None) => "-".to_owned(),
+        (median, tail) => {
+            let number = |seconds| {
+                let text = milliseconds(seconds);
+                text.trim_end_matches(" ms").to_owned()
+            };
+            format!("{}/{} ms", number(median), number(tail))
+        }
+    }
 }
 
 fn checks(out: &mut String, report: &Report, style: Style) {
@@ -103,12 +115,14 @@ fn checks(out: &mut String, report: &Report, style: Style) {
             family = spec.family();
             let _ = writeln!(out, "{}", style.bold(family));
         }
+        let symbol = if style.ascii { 2 } else { 1 };
+        let text = style.plain(&clean(&summary(spec, &rows)));
         let _ = writeln!(
             out,
             "  {}  {:width$}  {}",
             mark(spec, &rows, style),
             spec.id,
-            style.plain(&clean(&summary(spec, &rows)))
+            paragraph(&text, 14 + symbol + width, style.columns)
         );
     }
     out.push('\n');
@@ -221,27 +235,18 @@ fn result(out: &mut String, report: &Report, style: Style) {
             report.checks.len(),
             counted(Status::Undecided)
         ),
-        Outcome::Undecided => {
-            let more = report
-                .checks
-                .iter()
-                .filter_map(|check| check.more_samples_needed)
-                .max();
-            let more = more.map_or_else(String::new, |n| {
-                format!("; {n} more samples per link would settle the figures")
-            });
-            format!(
-                "{} of {} checks lack evidence{more}",
-                counted(Status::Undecided),
-                report.checks.len()
-            )
-        }
+        Outcome::Undecided => format!(
+            "{} of {} checks lack evidence, nothing failed",
+            counted(Status::Undecided),
+            report.checks.len()
+        ),
     };
+    let text = format!("{detail} ({:.1} s)", report.duration_seconds);
     let _ = writeln!(
         out,
-        "{} {detail} ({:.1} s)",
+        "{} {}",
         style.outcome(report.result, 0),
-        report.duration_seconds
+        paragraph(&text, 13, style.columns)
     );
 }
 

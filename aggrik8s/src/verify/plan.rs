@@ -13,6 +13,8 @@ use verify::stats::samples_tolerating;
 
 /// Deadline of one probe: long enough to see a SYN that had to be sent again after a second.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// What the probes are spread over unless asked otherwise; a longer window gets more probes, a shorter one no fewer.
+pub(super) const WINDOW: Duration = Duration::from_secs(12);
 /// Bad probes that a healthy node may have without making its link undecided.
 const TOLERATED: u64 = 1;
 /// Most partners that a node of the larger cluster is probed with on one link; every node has as many.
@@ -54,6 +56,10 @@ impl Plan {
         let mut wanted = Vec::new();
         for link in &mesh.links {
             link_targets(mesh, policy, link, &mut wanted);
+        }
+        let times = (window.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
+        for want in &mut wanted {
+            want.count *= times;
         }
         let full = Self {
             streams: streams(&wanted, window, 1.0),
@@ -495,6 +501,17 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_longer_window_sends_more_and_a_shorter_one_no_fewer() {
+        let probes = |seconds| {
+            let window = Duration::from_secs(seconds);
+            Plan::new(&mesh(2), &Policy::default(), window, None).probes()
+        };
+        assert_eq!(probes(3), probes(12));
+        let times = probes(36) as f64 / probes(12) as f64;
+        assert!((2.97..=3.0).contains(&times), "{times}");
     }
 
     #[test]

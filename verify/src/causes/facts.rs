@@ -86,6 +86,23 @@ impl Facts {
         }
     }
 
+    /// "960 timed out, 3 refused": the kinds that there were.
+    pub(crate) fn kinds(&self) -> String {
+        let kinds = [
+            (self.timeout, "timed out"),
+            (self.refused, "refused"),
+            (self.unreachable, "unreachable"),
+            (self.reset, "reset"),
+            (self.foreign, "answered by somebody else"),
+        ];
+        let there: Vec<String> = kinds
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, kind)| format!("{n} {kind}"))
+            .collect();
+        there.join(", ")
+    }
+
     /// Most probes fail.
     pub(crate) fn hard(&self) -> bool {
         self.n > 0 && 2 * self.failed > self.n
@@ -141,23 +158,34 @@ pub(crate) fn failing_scope(view: &View<'_>, link: &Link, plane: Plane, kind: Pr
     localise(&tally)
 }
 
-/// Shortest, median connect of the pod plane within a link, s.
-pub(crate) fn connect_seconds(view: &View<'_>, link: &Link) -> Option<(f64, f64)> {
+/// Shortest, median connect of the pod plane within a scope of a link, s.
+pub(crate) fn connect_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Option<(f64, f64)> {
     let mut times: Vec<f64> = usable(view, link, Plane::Pod, ProbeKind::Tcp)
-        .filter(|probe| probe.sample.outcome == Outcome::Ok && !probe.sample.starved)
-        .filter_map(|probe| Some(probe.sample.connect_ns? as f64 * 1e-9))
+        .filter(|probe| scope.covers(&probe.cell()))
+        .filter(|probe| probe.sample.outcome == Outcome::Ok)
+        .filter_map(
+            |probe| match probe.source.and_then(|record| record.connect_ns) {
+                // What the prober was starved of, its kernel was not.
+                Some(ns) if probe.sample.starved => Some(ns),
+                None if probe.sample.starved => None,
+                _ => probe.sample.connect_ns,
+            },
+        )
+        .map(|ns| ns as f64 * 1e-9)
         .collect();
     times.sort_by(f64::total_cmp);
     Some((*times.first()?, *times.get(times.len() / 2)?))
 }
 
-/// Median one-way time of the handshake's ACK from the link's source to its target, s, with the
-/// bound of its error: two clocks are involved. `None` without matched records or clock offsets.
-pub(crate) fn one_way_seconds(view: &View<'_>, link: &Link) -> Option<(f64, f64)> {
+/// Median one-way time of the handshake's ACK within a scope of a link, s, with the bound of its
+/// error: two clocks are involved. `None` without matched records or clock offsets.
+pub(crate) fn one_way_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Option<(f64, f64)> {
     let mut times = Vec::new();
     let mut bound = 0.0_f64;
     for probe in usable(view, link, Plane::Pod, ProbeKind::Tcp) {
-        let (Some(source), Some(target)) = (probe.source, probe.target) else {
+        let (Some(source), Some(target), true) =
+            (probe.source, probe.target, scope.covers(&probe.cell()))
+        else {
             continue;
         };
         if source.outcome != KernelOutcome::Established

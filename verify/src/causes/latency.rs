@@ -43,13 +43,15 @@ fn nearest<'c>(case: &'c Case<'_, '_>, link: &Link) -> Option<&'c Check> {
         .find(|check| check.status == Status::Fail)
 }
 
+/// Whether even an undisturbed packet is too late where the link is slow: its other nodes may well be near.
 fn long_path(case: &Case<'_, '_>, link: &Link) -> bool {
     nearest(case, link).is_some_and(|check| {
+        let scope = scope_of(check, link, case);
         match (
-            check.observed.minimum_seconds,
+            connect_seconds(case.view, link, &scope),
             check.expected.threshold_seconds,
         ) {
-            (Some(minimum), Some(threshold)) => minimum > PATH_SHARE * threshold,
+            (Some((shortest, _)), Some(threshold)) => shortest > PATH_SHARE * threshold,
             _ => false,
         }
     })
@@ -59,13 +61,14 @@ fn longer(case: &mut Case<'_, '_>, link: &Link, both: bool) {
     let back = reverse(link);
     let scope = nearest(case, link).map_or(Scope::Everywhere, |check| scope_of(check, link, case));
     let mut evidence = Vec::new();
-    for link in [link, &back] {
-        evidence.extend(times(case, link));
+    let mirrored = scope.mirrored();
+    for (link, scope) in [(link, &scope), (&back, &mirrored)] {
+        evidence.extend(times(case, link, scope));
     }
     // Which direction is the long one shows only where the clocks of both ends are known well enough.
     let (there, here) = (
-        one_way_seconds(case.view, link),
-        one_way_seconds(case.view, &back),
+        one_way_seconds(case.view, link, &scope),
+        one_way_seconds(case.view, &back, &mirrored),
     );
     let mut path = link.clone();
     let mut scope = scope;
@@ -73,10 +76,10 @@ fn longer(case: &mut Case<'_, '_>, link: &Link, both: bool) {
     if let (Some((there, a)), Some((here, b))) = (there, here) {
         evidence.push(format!(
             "one way, by the clocks of both ends: {} {:.1} ms ± {:.1}, {} {:.1} ms ± {:.1}",
-            direction(link, &Scope::Everywhere),
+            direction(link, &scope),
             there * 1e3,
             a * 1e3,
-            direction(&back, &Scope::Everywhere),
+            direction(&back, &mirrored),
             here * 1e3,
             b * 1e3
         ));
@@ -89,7 +92,9 @@ fn longer(case: &mut Case<'_, '_>, link: &Link, both: bool) {
     }
     let name = direction(&path, &scope);
     let at = example(case.view, &path, &scope);
-    let shortest = connect_seconds(case.view, link).map_or(0.0, |(minimum, _)| minimum * 1e3);
+    let shortest = connect_seconds(case.view, &path, &scope)
+        .or_else(|| connect_seconds(case.view, link, &Scope::Everywhere))
+        .map_or(0.0, |(minimum, _)| minimum * 1e3);
     let summary = if named {
         format!(
             "path {name} is too long: even the fastest connect takes {shortest:.1} ms, and the delay is in this direction"
@@ -125,8 +130,8 @@ fn longer(case: &mut Case<'_, '_>, link: &Link, both: bool) {
     });
 }
 
-fn times(case: &Case<'_, '_>, link: &Link) -> Option<String> {
-    let (minimum, median) = connect_seconds(case.view, link)?;
+fn times(case: &Case<'_, '_>, link: &Link, scope: &Scope) -> Option<String> {
+    let (minimum, median) = connect_seconds(case.view, link, scope)?;
     let p99 = case
         .check(LATENCY_CONNECT, link)
         .and_then(|check| check.observed.p99.as_ref()?.seconds)
@@ -135,9 +140,8 @@ fn times(case: &Case<'_, '_>, link: &Link) -> Option<String> {
             |s| format!("{:.1} ms", s * 1e3),
         );
     Some(format!(
-        "connects of `{}` → `{}`: shortest {:.1} ms, median {:.1} ms, p99 {p99}",
-        link.source,
-        link.target,
+        "connects of {}: shortest {:.1} ms, median {:.1} ms; p99 of the whole link {p99}",
+        direction(link, scope),
         minimum * 1e3,
         median * 1e3
     ))
@@ -161,7 +165,7 @@ fn queueing(case: &mut Case<'_, '_>, link: &Link) {
     let mut evidence = vec![format!(
         "{bad} of {n} took longer than {threshold:.1} ms or failed"
     )];
-    evidence.extend(times(case, link));
+    evidence.extend(times(case, link, &scope));
     let at = example(case.view, link, &scope);
     let (id, summary, hint) = if kernel_fine {
         (

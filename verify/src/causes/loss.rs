@@ -50,12 +50,27 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
         observed.rate_lower.unwrap_or(0.0),
         observed.rate_upper.unwrap_or(1.0),
     );
-    let share = percent(round(bad as f64 / n.max(1) as f64));
+    let share = |n: u64, bad: u64| percent(round(bad as f64 / n.max(1) as f64));
+    // What is lost where it is lost, not diluted by the nodes that lose nothing.
+    let inside = match &scope {
+        Scope::Everywhere => Some((n, bad)),
+        Scope::Node(side, node) => observed
+            .marginals
+            .iter()
+            .find(|m| m.side == *side && &m.node == node)
+            .map(|m| (m.n, m.bad)),
+        Scope::Pair(..) => None,
+    };
+    let loses = inside.map_or_else(
+        || "packets".to_owned(),
+        |(n, bad)| format!("{} of the packets", share(n, bad)),
+    );
     let mut evidence = vec![format!(
-        "receivers counted {} of the {n} datagrams that path `{}` → `{}` was given: {share} lost (between {} and {})",
+        "receivers counted {} of the {n} datagrams that path `{}` → `{}` was given: {} lost (between {} and {})",
         n - bad,
         path.source,
         path.target,
+        share(n, bad),
         percent(round(low)),
         percent(round(high))
     )];
@@ -104,7 +119,7 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
         "path.loss",
         path,
         &scope,
-        format!("path {name} loses {share} of the packets"),
+        format!("path {name} loses {loses}"),
         hint,
     );
     found.evidence = evidence;

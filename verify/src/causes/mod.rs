@@ -6,9 +6,12 @@
 mod facts;
 mod latency;
 mod loss;
+mod node;
 mod path;
 mod rest;
 mod service;
+
+use std::ops::{Deref, DerefMut};
 
 use mesh::Link;
 
@@ -22,7 +25,28 @@ pub(crate) struct Case<'v, 'a> {
     pub(crate) view: &'v View<'a>,
     pub(crate) checks: &'v mut [Check],
     explained: Vec<Option<usize>>,
-    causes: Vec<Cause>,
+    causes: Vec<Found>,
+}
+
+/// A cause, and which part of its link it is confined to.
+#[derive(Clone)]
+pub(crate) struct Found {
+    pub(crate) cause: Cause,
+    pub(crate) scope: Scope,
+}
+
+impl Deref for Found {
+    type Target = Cause;
+
+    fn deref(&self) -> &Cause {
+        &self.cause
+    }
+}
+
+impl DerefMut for Found {
+    fn deref_mut(&mut self) -> &mut Cause {
+        &mut self.cause
+    }
 }
 
 pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
@@ -38,6 +62,7 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     loss::find(&mut case);
     service::find(&mut case);
     latency::find(&mut case);
+    node::merge(&mut case);
     rest::unknown(&mut case);
     rest::agents(&mut case);
     case.finish()
@@ -75,7 +100,7 @@ impl Case<'_, '_> {
     }
 
     /// Records a cause and lets it account for the checks that `claims` names and that have none yet.
-    pub(crate) fn name(&mut self, cause: Cause, claims: impl Fn(&Check) -> bool) {
+    pub(crate) fn name(&mut self, found: Found, claims: impl Fn(&Check) -> bool) {
         let index = self.causes.len();
         let mut explains = Vec::new();
         for (check, explained) in self.checks.iter_mut().zip(&mut self.explained) {
@@ -85,14 +110,16 @@ impl Case<'_, '_> {
             }
             *explained = Some(index);
             if check.status == Status::Fail {
-                check.cause = Some(cause.summary.clone());
-                check.hint = Some(cause.hint.clone());
+                check.cause = Some(found.summary.clone());
+                check.hint = Some(found.hint.clone());
             } else {
-                check.hint.get_or_insert_with(|| cause.hint.clone());
+                check.hint.get_or_insert_with(|| found.hint.clone());
             }
-            explains.push(label(check));
+            explains.push(check.label());
         }
-        self.causes.push(Cause { explains, ..cause });
+        let mut found = found;
+        found.explains = explains;
+        self.causes.push(found);
     }
 
     /// Failures first, then by how much each explains.
@@ -113,7 +140,8 @@ impl Case<'_, '_> {
             .iter()
             .cloned()
             .enumerate()
-            .map(|(index, cause)| (fails(index), cause))
+            .map(|(index, found)| (fails(index), found.cause))
+            .filter(|(_, cause)| !cause.explains.is_empty())
             .collect();
         ranked.sort_by_key(|(fails, cause)| std::cmp::Reverse((*fails, cause.explains.len())));
         ranked.into_iter().map(|(_, cause)| cause).collect()
@@ -123,20 +151,6 @@ impl Case<'_, '_> {
 fn on(check: &Check, link: &Link) -> bool {
     check.source_cluster.as_ref() == Some(&link.source)
         && check.target_cluster.as_ref() == Some(&link.target)
-}
-
-fn label(check: &Check) -> String {
-    let end = |name: &Option<String>| name.clone().unwrap_or_default();
-    match (&check.source_cluster, &check.target_cluster) {
-        (Some(source), Some(target)) => format!("{} {source}→{target}", check.id),
-        (None, None) => check.id.clone(),
-        _ => format!(
-            "{} {}{}",
-            check.id,
-            end(&check.source_cluster),
-            end(&check.target_cluster)
-        ),
-    }
 }
 
 pub(crate) fn reverse(link: &Link) -> Link {
@@ -166,8 +180,8 @@ pub(crate) fn is_latency(check: &Check) -> bool {
 }
 
 /// A cause without rivals and claims yet.
-pub(crate) fn cause(id: &str, link: &Link, scope: &Scope, summary: String, hint: String) -> Cause {
-    Cause {
+pub(crate) fn cause(id: &str, link: &Link, scope: &Scope, summary: String, hint: String) -> Found {
+    let cause = Cause {
         id: id.to_owned(),
         summary,
         source_cluster: Some(link.source.clone()),
@@ -178,6 +192,18 @@ pub(crate) fn cause(id: &str, link: &Link, scope: &Scope, summary: String, hint:
         rivals: Vec::new(),
         hint,
         explains: Vec::new(),
+    };
+    Found {
+        cause,
+        scope: scope.clone(),
+    }
+}
+
+/// A cause that is not on a link.
+pub(crate) fn elsewhere(cause: Cause) -> Found {
+    Found {
+        cause,
+        scope: Scope::Everywhere,
     }
 }
 

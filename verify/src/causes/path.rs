@@ -4,13 +4,13 @@ use mesh::Link;
 use mesh::observation::{Plane, ProbeKind};
 
 use super::facts::{Arrival, Facts, failing_scope};
-use super::{Case, cause, direction, example, pairs, reverse, rival};
+use super::{Case, Found, cause, direction, example, pairs, reverse, rival};
 use crate::checks::{
     AGREEMENT, COVERAGE, LOSS_TCP_SYN, LOSS_UDP, NDVI_ROUND_TRIP, NDVI_SUCCESS, NODE_TCP, POD_HTTP,
     POD_TCP, POD_UDP,
 };
 use crate::tally::Scope;
-use crate::verdict::{Cause, Check, PlaneName};
+use crate::verdict::{Check, PlaneName};
 
 pub(super) fn find(case: &mut Case<'_, '_>) {
     for link in pairs(case.view) {
@@ -62,13 +62,15 @@ impl Broken {
         let pod = &self.pod;
         let name = direction(&self.link, &self.scope);
         let mut lines = vec![format!(
-            "{name}: {} of {} TCP probes failed ({} timed out, {} refused, {} unreachable, {} reset, {} answered by somebody else)",
-            pod.failed, pod.n, pod.timeout, pod.refused, pod.unreachable, pod.reset, pod.foreign
+            "{name}: {} of {} TCP probes failed ({})",
+            pod.failed,
+            pod.n,
+            pod.kinds()
         )];
         if pod.unanswered > 0 {
             lines.push(format!(
-                "{name}: the source's kernel had no answer to {} connects ({} SYN retransmits); the target's kernel recorded the SYN of {} of them and none of {}",
-                pod.unanswered, pod.syn_retransmits, pod.seen_at_target, pod.unseen_at_target
+                "{name}: the source's kernel got no answer to {} connects; of {} the target's kernel saw the SYN, of {} it did not",
+                pod.unanswered, pod.seen_at_target, pod.unseen_at_target
             ));
         }
         if self.node.n > 0 {
@@ -194,7 +196,7 @@ fn one_way(case: &mut Case<'_, '_>, broken: &Broken) {
     let name = direction(link, scope);
     let at = example(case.view, link, scope);
     let reverse_in_scope = case.scoped(&reverse(link));
-    let mut found: Cause;
+    let mut found: Found;
     if pod.mostly(pod.foreign) {
         let hint = format!(
             "on `{}`: `ip route get {}` and compare the pod CIDRs of all clusters",
@@ -427,8 +429,10 @@ fn http_only(case: &mut Case<'_, '_>, link: &Link) {
         hint,
     );
     found.evidence = vec![format!(
-        "{name}: {} of {} requests failed ({} timed out, {} refused, {} reset, {} answered by somebody else)",
-        facts.failed, facts.n, facts.timeout, facts.refused, facts.reset, facts.foreign
+        "{name}: {} of {} requests failed ({})",
+        facts.failed,
+        facts.n,
+        facts.kinds()
     )];
     let link = link.clone();
     case.name(found, |check| {

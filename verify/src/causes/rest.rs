@@ -2,7 +2,7 @@
 
 use mesh::Link;
 
-use super::{Case, cause, on, rival};
+use super::{Case, cause, elsewhere, on, rival};
 use crate::checks::{AGENTS, AGREEMENT, CONFIG_CIDRS, CONFIG_CLOCK, CONFIG_IDS};
 use crate::tally::Scope;
 use crate::verdict::{Cause, Check, Status};
@@ -28,7 +28,7 @@ pub(super) fn config_and_evidence(case: &mut Case<'_, '_>) {
             _ => String::new(),
         };
         let why = check.cause.clone().unwrap_or_default();
-        let found = Cause {
+        let found = elsewhere(Cause {
             id: id.to_owned(),
             summary: format!("{place}{why}"),
             source_cluster: check.source_cluster.clone(),
@@ -39,7 +39,7 @@ pub(super) fn config_and_evidence(case: &mut Case<'_, '_>) {
             rivals: Vec::new(),
             hint: check.hint.clone().unwrap_or_default(),
             explains: Vec::new(),
-        };
+        });
         case.name(found, |other| {
             other.id == check.id
                 && other.source_cluster == check.source_cluster
@@ -85,7 +85,7 @@ pub(super) fn agents(case: &mut Case<'_, '_>) {
                 ))
             })
             .collect();
-        let found = Cause {
+        let found = elsewhere(Cause {
             id: "agent.unreachable".to_owned(),
             summary: format!(
                 "no usable answer from the agent of `{cluster}/{node}`: its links are unknown, which says nothing about the network"
@@ -105,7 +105,7 @@ pub(super) fn agents(case: &mut Case<'_, '_>) {
             )],
             hint: check.hint.clone().unwrap_or_default(),
             explains: Vec::new(),
-        };
+        });
         case.name(found, |other| {
             let itself = other.id == AGENTS
                 && other.source_cluster.as_ref() == Some(&cluster)

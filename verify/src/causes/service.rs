@@ -130,8 +130,15 @@ fn name(case: &mut Case<'_, '_>, service: &Service, kind: &'static str, links: &
     for link in links {
         let facts = facts(case, link);
         found.evidence.push(format!(
-            "tiles of `{}` → `{service_name}`: {} of {} failed ({} refused, {} timed out, {} reset, {} wrong)",
-            link.source, facts.failed, facts.n, facts.refused, facts.timeout, facts.reset, facts.foreign
+            "tiles of `{}` → `{service_name}`: {} of {} failed{}",
+            link.source,
+            facts.failed,
+            facts.n,
+            if facts.failed > 0 {
+                format!(" ({})", facts.kinds())
+            } else {
+                String::new()
+            }
         ));
         if let Some(check) = case.check(NDVI_ROUND_TRIP, link)
             && let Some(p99) = check.observed.p99.as_ref().and_then(|q| q.seconds)

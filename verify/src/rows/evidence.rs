@@ -147,7 +147,7 @@ fn coverage(view: &View<'_>, link: &Link) -> Draft {
             Some(gap) => gap.clone(),
             None if sent == 0 => "no probe of this link was sent".to_owned(),
             None => format!(
-                "coverage {} at the source, {} at the target: READY cannot rest on it",
+                "READY cannot rest on this coverage: {} at the source, {} at the target",
                 percent(at_source),
                 percent(at_target)
             ),

@@ -94,10 +94,18 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
                     .is_some_and(|end| view.silent(Plane::Pod, end).is_none())
             })
     };
+    let runs: Vec<&ProbeRun> = view.observations.runs.iter().filter(believed).collect();
     let mut echoes = BTreeMap::new();
-    for run in view.observations.runs.iter().filter(believed) {
+    let mut one_sided = 0;
+    for run in &runs {
         let target = run.target.node.clone().unwrap_or_default();
         let (from, to) = (&run.source.cluster, &run.target.cluster);
+        let touches = (from, to) == (&link.source, &link.target)
+            || (from, to) == (&link.target, &link.source);
+        if touches && echoed(run) == 0 && runs.iter().any(|other| answers(other, run)) {
+            one_sided += sent(run);
+            continue;
+        }
         let legs = legs(run);
         if from == &link.source && to == &link.target {
             let cell = (run.source.node.clone(), target.clone());
@@ -136,12 +144,37 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
     let mut draft = counted.draft(view, LOSS_UDP, link, Plane::Pod, p0);
     draft.check.observed.excluded_local = None;
     draft.check.expected.text = format!("the path loses at most {} of the datagrams", percent(p0));
+    if one_sided > 0 {
+        draft.check.evidence.push(format!(
+            "{one_sided} datagrams of one role stayed without any echo while those of the other role crossed the same nodes both ways: a filter, see reach.pod_udp, and not counted here"
+        ));
+    }
     if by_syn > 0 {
         draft.check.evidence.push(format!(
             "no echo came back between {by_syn} node pairs; there, SYNs recorded by the target's kernel stand for datagrams"
         ));
     }
     draft
+}
+
+fn sent(run: &ProbeRun) -> u64 {
+    let sent = |sample: &&mesh::observation::Sample| sample.outcome != Outcome::LocalError;
+    run.samples.iter().filter(sent).count() as u64
+}
+
+fn echoed(run: &ProbeRun) -> u64 {
+    let ok = |sample: &&mesh::observation::Sample| sample.outcome == Outcome::Ok;
+    run.samples.iter().filter(ok).count() as u64
+}
+
+/// Whether `other` is the run in the opposite role between the same nodes, and most of it was echoed: then both
+/// directions of the path carry datagrams, and what swallows all of `run` looks at who began.
+fn answers(other: &ProbeRun, run: &ProbeRun) -> bool {
+    other.source.cluster == run.target.cluster
+        && Some(&other.source.node) == run.target.node.as_ref()
+        && other.target.cluster == run.source.cluster
+        && other.target.node.as_ref() == Some(&run.source.node)
+        && 2 * echoed(other) > sent(other)
 }
 
 fn syn_arrivals(view: &View<'_>, link: &Link, cell: &(String, String)) -> Trials {
