@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod container;
+pub mod faults;
 pub mod foreign;
 pub mod kernel_scenario;
 pub mod lab_rig;
@@ -16,4 +17,5 @@ pub mod rig;
 pub mod stamping;
 pub mod storm;
 pub mod sys;
+pub mod verify_rig;
 pub mod vm;

@@ -9,6 +9,7 @@ mod held;
 mod ratio;
 mod report;
 mod steady;
+mod verdicts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -37,6 +38,9 @@ struct Args {
     /// Connections held at once
     #[arg(long, default_value_t = 100_000)]
     held: u64,
+    /// Runs of verify on a healthy lab
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
     /// Where the figures go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -54,6 +58,10 @@ enum Part {
     Held,
     /// Load to first counted connection
     FirstEvent,
+    /// Verdicts and times of verify on one healthy lab
+    Healthy,
+    /// The same under six faults, one after another
+    Faults,
 }
 
 /// Remote clusters of the rig.
@@ -61,18 +69,20 @@ const REMOTES: u8 = 4;
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    if let Some(reason) = tests::probe::missing() {
+    if let Some(reason) = tests::probe::missing().or_else(tests::lab_rig::missing) {
         bail!("cannot measure here: {reason}");
     }
     let begun = Instant::now();
     let mut report = Report::new();
     type Measure = fn(&Args, &mut Report) -> Result<()>;
-    let parts: [(Part, Measure); 5] = [
+    let parts: [(Part, Measure); 7] = [
         (Part::FirstEvent, first_event::measure),
         (Part::Cost, cost::measure),
         (Part::Ratio, ratio::measure),
         (Part::Steady, steady::measure),
         (Part::Held, held::measure),
+        (Part::Healthy, verdicts::healthy),
+        (Part::Faults, verdicts::faults),
     ];
     for (part, measure) in parts {
         if args.only.is_empty() || args.only.contains(&part) {
