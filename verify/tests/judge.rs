@@ -1,92 +1,11 @@
-//! Faults of a simulated mesh, and the verdict they must lead to.
+//! What is judged READY, NOT READY or UNDECIDED: evidence that is missing, samples that are few, and what cannot be asked.
 
 mod world;
 
 use mesh::{Link, Mesh};
-use verify::verdict::{PlaneName, Verdict};
 use verify::{JudgeError, Outcome, Policy, Status, judge};
-use world::{Fault, On, World, world};
-
-fn verdict(world: &World) -> Verdict {
-    judge(&world.mesh, &world.observe(), &Policy::default()).expect("a scope")
-}
-
-/// Links that are not READY as `source→target`, and path directions as `source⇢target`.
-fn not_ready(verdict: &Verdict) -> Vec<String> {
-    let mut out = Vec::new();
-    for row in &verdict.links {
-        let mark = |outcome: Outcome| {
-            if outcome == Outcome::NotReady {
-                ""
-            } else {
-                "?"
-            }
-        };
-        let (s, t) = (&row.source_cluster, &row.target_cluster);
-        if row.result != Outcome::Ready {
-            out.push(format!("{s}→{t}{}", mark(row.result)));
-        }
-        if row.path_result != Outcome::Ready {
-            out.push(format!("{s}⇢{t}{}", mark(row.path_result)));
-        }
-    }
-    out
-}
-
-/// id, direction, node of the first cause.
-fn top(verdict: &Verdict) -> String {
-    let Some(cause) = verdict.causes.first() else {
-        return "none".into();
-    };
-    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".into());
-    format!(
-        "{} {}→{} {}",
-        cause.id,
-        name(&cause.source_cluster),
-        name(&cause.target_cluster),
-        name(&cause.node)
-    )
-}
-
-#[track_caller]
-fn check(faults: Vec<Fault>, expected_top: &str, expected_not_ready: &[&str]) -> Verdict {
-    let world = world(faults.clone());
-    let verdict = verdict(&world);
-    let causes: Vec<_> = verdict
-        .causes
-        .iter()
-        .map(|c| (&c.id, &c.summary, &c.explains))
-        .collect();
-    assert_eq!(top(&verdict), expected_top, "{faults:?}\n{causes:#?}");
-    assert_eq!(
-        not_ready(&verdict),
-        expected_not_ready,
-        "{faults:?}\n{causes:#?}"
-    );
-    let expected = if expected_not_ready.iter().any(|l| !l.ends_with('?')) {
-        Outcome::NotReady
-    } else if expected_not_ready.is_empty() {
-        Outcome::Ready
-    } else {
-        Outcome::Undecided
-    };
-    assert_eq!(verdict.result, expected);
-    // Every failure is explained, and says what was seen, why, and what to do.
-    for check in verdict
-        .checks
-        .iter()
-        .filter(|check| check.status == Status::Fail)
-    {
-        assert!(check.cause.is_some() && check.hint.is_some(), "{check:?}");
-    }
-    for cause in &verdict.causes {
-        assert!(
-            !cause.evidence.is_empty() && !cause.hint.is_empty() && !cause.explains.is_empty(),
-            "{cause:?}"
-        );
-    }
-    verdict
-}
+use world::verdicts::{check, not_ready, top, verdict};
+use world::{Fault, On, world};
 
 #[test]
 fn healthy_meshes_are_ready() {
@@ -116,200 +35,6 @@ fn healthy_meshes_are_ready() {
             );
         }
     }
-}
-
-#[test]
-fn a_dead_path_direction_breaks_both_initiators_and_is_named() {
-    let verdict = check(
-        vec![Fault::Loss(On("a", "b"), 1.0)],
-        "path.blackhole a→b -",
-        &["a→b", "a⇢b", "b→a"],
-    );
-    assert_eq!(verdict.causes.len(), 1, "{:#?}", verdict.causes);
-    assert_eq!(verdict.causes[0].plane, None);
-    check(
-        vec![Fault::Loss(On("b", "a"), 1.0)],
-        "path.blackhole b→a -",
-        &["a→b", "b→a", "b⇢a"],
-    );
-}
-
-#[test]
-fn a_dead_direction_between_two_nodes_names_them() {
-    check(
-        vec![Fault::Loss(On("b/b2", "c"), 1.0)],
-        "path.blackhole b→c b2",
-        &["b→c", "b⇢c", "c→b"],
-    );
-    check(
-        vec![Fault::Loss(On("b/b2", "c/c1"), 1.0)],
-        "path.blackhole b→c b2 → c1",
-        &["b→c", "b⇢c", "c→b"],
-    );
-}
-
-#[test]
-fn a_broken_overlay_is_told_from_a_broken_fabric() {
-    let verdict = check(
-        vec![Fault::PodLoss(On("a", "c"), 1.0)],
-        "path.blackhole a→c -",
-        &["a→c", "a⇢c", "c→a"],
-    );
-    assert_eq!(verdict.causes[0].plane, Some(PlaneName::Pod));
-}
-
-#[test]
-fn loss_is_given_to_its_direction() {
-    for seed in 0..5 {
-        let mut world = world(vec![Fault::Loss(On("c", "b"), 0.05)]);
-        world.seed = seed;
-        let verdict = verdict(&world);
-        assert_eq!(top(&verdict), "path.loss c→b -", "seed {seed}");
-        assert_eq!(not_ready(&verdict), ["b→c", "c→b", "c⇢b"], "seed {seed}");
-    }
-}
-
-#[test]
-fn loss_of_one_node_does_not_hide_among_six() {
-    let mut world = world(vec![Fault::Loss(On("a/a3", "b"), 0.05)]);
-    world.mesh = world::mesh(&["a", "b"], 6);
-    world.tcp = 60;
-    world.few = 20;
-    world.tiles = 60;
-    let verdict = verdict(&world);
-    assert_eq!(top(&verdict), "path.loss a→b a3", "{:#?}", verdict.causes);
-}
-
-#[test]
-fn a_longer_path_is_named_with_its_direction() {
-    check(
-        vec![Fault::Delay(On("b", "a"), 0.050)],
-        "path.longer b→a -",
-        &["a→b", "b→a"],
-    );
-    // The other nodes of the link are as near as ever.
-    for (on, top) in [
-        (On("b", "a/a1"), "path.longer b→a a1"),
-        (On("b/b2", "a"), "path.longer b→a b2"),
-        (On("a/a1", "b/b2"), "path.longer a→b a1 → b2"),
-    ] {
-        let verdict = check(vec![Fault::Delay(on, 0.050)], top, &["a→b", "b→a"]);
-        assert_eq!(verdict.causes.len(), 1, "{:#?}", verdict.causes);
-        let summary = &verdict.causes[0].summary;
-        assert!(
-            summary.contains("the delay is in this direction"),
-            "{summary}"
-        );
-        assert!(summary.contains("takes 54."), "{summary}");
-    }
-}
-
-#[test]
-fn the_share_lost_is_that_of_the_node_that_loses() {
-    let verdict = verdict(&world(vec![Fault::Loss(On("a/a2", "b"), 0.2)]));
-    let summary = &verdict.causes[0].summary;
-    let share = summary
-        .split("loses ")
-        .nth(1)
-        .and_then(|s| s.split(' ').next());
-    let share: f64 = share.and_then(|s| s.parse().ok()).expect("a share");
-    assert!((15.0..25.0).contains(&share), "{summary}");
-}
-
-#[test]
-fn queueing_is_not_a_longer_path() {
-    check(
-        vec![Fault::Late(On("a", "b"), 0.2, 0.1)],
-        "path.queueing a→b -",
-        &["a→b", "b→a"],
-    );
-}
-
-#[test]
-fn a_policy_hits_one_initiator_only() {
-    let verdict = check(
-        vec![Fault::Policy(On("b", "a"))],
-        "policy.pod_plane b→a -",
-        &["b→a"],
-    );
-    assert_eq!(verdict.causes[0].plane, Some(PlaneName::Pod));
-    check(
-        vec![Fault::Firewall(On("b", "c"))],
-        "filter.one_way b→c -",
-        &["b→c"],
-    );
-    // What the filter swallowed is said where the path is judged, and fails where a client would notice.
-    let row = |id: &str, source: &str| {
-        let of = |c: &&verify::Check| c.id == id && c.source_cluster.as_deref() == Some(source);
-        let found = verdict.checks.iter().find(|c| {
-            of(c) && c.target_cluster.as_deref() == Some(if source == "b" { "a" } else { "b" })
-        });
-        found.expect("row").clone()
-    };
-    for source in ["a", "b"] {
-        let path = row("loss.udp", source);
-        assert_eq!(path.status, Status::Pass);
-        assert!(
-            path.evidence
-                .iter()
-                .any(|line| line.contains("960 datagrams of one role")),
-            "{path:?}"
-        );
-    }
-    assert_eq!(row("reach.pod_udp", "b").status, Status::Fail);
-    assert_eq!(row("reach.pod_udp", "a").status, Status::Pass);
-}
-
-#[test]
-fn a_node_that_every_path_suffers_from_is_one_cause() {
-    let verdict = check(
-        vec![Fault::Loss(On("b/b2", "*"), 1.0)],
-        "node.cut_off b→- b2",
-        &["a→b", "b→a", "b⇢a", "b→c", "b⇢c", "c→b"],
-    );
-    assert_eq!(verdict.causes.len(), 1, "{:#?}", verdict.causes);
-    let cause = &verdict.causes[0];
-    assert!(
-        cause.evidence[0].contains("`b/b2` → `a`") || cause.evidence[1].contains("`b/b2` → `a`"),
-        "{cause:#?}"
-    );
-    for check in verdict.checks.iter().filter(|c| c.status == Status::Fail) {
-        assert_eq!(check.cause.as_ref(), Some(&cause.summary), "{}", check.id);
-    }
-    for seed in 0..5 {
-        let mut lossy = world(vec![
-            Fault::Loss(On("c/c1", "*"), 0.06),
-            Fault::Loss(On("*", "c/c1"), 0.06),
-        ]);
-        lossy.seed = seed;
-        let verdict = self::verdict(&lossy);
-        assert_eq!(top(&verdict), "node.lossy c→- c1", "{:#?}", verdict.causes);
-    }
-    check(
-        vec![Fault::Delay(On("*", "a/a1"), 0.050)],
-        "node.slow a→- a1",
-        &["a→b", "a→c", "b→a", "c→a"],
-    );
-    // On one of its two paths it is the path, and two nodes are two causes.
-    check(
-        vec![Fault::Loss(On("b/b2", "c"), 1.0)],
-        "path.blackhole b→c b2",
-        &["b→c", "b⇢c", "c→b"],
-    );
-    let mut both = world(vec![
-        Fault::Loss(On("b/b2", "*"), 1.0),
-        Fault::Loss(On("a/a1", "c"), 1.0),
-    ]);
-    both.seed = 3;
-    let ids: Vec<String> = self::verdict(&both)
-        .causes
-        .iter()
-        .map(|cause| format!("{} {:?}", cause.id, cause.node))
-        .collect();
-    assert_eq!(
-        ids,
-        ["node.cut_off Some(\"b2\")", "path.blackhole Some(\"a1\")"]
-    );
 }
 
 #[test]
@@ -359,49 +84,6 @@ fn too_few_samples_name_the_window_that_would_do() {
             .as_ref()
             .is_some_and(|hint| hint.contains("`--window` 2 times as long")),
         "{row:?}"
-    );
-}
-
-#[test]
-fn refusals_and_impostors() {
-    check(
-        vec![Fault::Refuse(On("b", "c"))],
-        "target.refuses b→c -",
-        &["b→c"],
-    );
-    check(
-        vec![Fault::Impostor(On("b", "c"))],
-        "responder.other b→c -",
-        &["b→c"],
-    );
-}
-
-#[test]
-fn single_protocols() {
-    check(
-        vec![Fault::UdpLoss(On("b", "c"), 1.0)],
-        "filter.udp b→c -",
-        &["b→c", "b⇢c?", "c→b", "c⇢b?"],
-    );
-    check(
-        vec![Fault::NoHttp(On("b", "c"))],
-        "filter.http b→c -",
-        &["b→c"],
-    );
-}
-
-#[test]
-fn a_service_without_backend_is_not_a_network_fault() {
-    let verdict = check(
-        vec![Fault::NdviDown],
-        "service.no_backend -→a -",
-        &["b→a", "c→a"],
-    );
-    assert!(verdict.causes[0].summary.contains("`ndvi`"));
-    check(
-        vec![Fault::NdviSlow(3.0)],
-        "service.slow -→a -",
-        &["b→a", "c→a"],
     );
 }
 
@@ -476,24 +158,6 @@ fn lost_records_cost_coverage_not_the_network() {
 }
 
 #[test]
-fn doubled_timing_is_an_evidence_failure() {
-    let verdict = check(
-        vec![
-            Fault::DoubledTiming("b", "b1"),
-            Fault::DoubledTiming("b", "b2"),
-        ],
-        "evidence.contradiction b→a -",
-        &["b→a", "b→c"],
-    );
-    assert!(
-        verdict
-            .causes
-            .iter()
-            .all(|cause| cause.id == "evidence.contradiction")
-    );
-}
-
-#[test]
 fn a_stall_voids_times_but_hides_no_failure() {
     // Every starved sample is half a second late for the prober, not for its kernel.
     let mut world = world(vec![Fault::Starved(0.2)]);
@@ -528,7 +192,7 @@ fn a_stall_voids_times_but_hides_no_failure() {
 fn stalls_of_the_source_are_void_but_slow_paths_are_not() {
     // One connect in 50 takes 60 ms more: far from 1 %, if it were the path.
     let stalled = verdict(&world(vec![Fault::Stalls(50, 0.06)]));
-    let latency = |verdict: &Verdict| {
+    let latency = |verdict: &verify::Verdict| {
         let row = verdict
             .checks
             .iter()
@@ -656,28 +320,6 @@ fn too_few_samples_say_how_many_more() {
         .expect("check");
     // 80 clean probes a node; 299 prove 1 %.
     assert_eq!(row.more_samples_needed, Some(219));
-}
-
-#[test]
-fn double_faults_keep_their_own_names() {
-    let world = world(vec![
-        Fault::Loss(On("a", "b"), 1.0),
-        Fault::Policy(On("c", "b")),
-    ]);
-    let verdict = verdict(&world);
-    let mut ids: Vec<_> = verdict
-        .causes
-        .iter()
-        .map(|c| (c.id.as_str(), c.source_cluster.as_deref()))
-        .collect();
-    ids.sort_unstable();
-    assert_eq!(
-        ids,
-        [
-            ("path.blackhole", Some("a")),
-            ("policy.pod_plane", Some("c"))
-        ]
-    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the world")]
 
 mod sim;
+pub(crate) mod verdicts;
 
 use std::net::IpAddr;
 
