@@ -380,6 +380,15 @@ fn only_selects_checks_but_keeps_the_evidence() {
             .iter()
             .all(|c| c.category == "loss" || c.category == "evidence")
     );
+    for id in [
+        "loss.udp",
+        "loss.tcp_syn",
+        "evidence.agents",
+        "evidence.coverage",
+        "evidence.agreement",
+    ] {
+        assert!(verdict.checks.iter().any(|c| c.id == id), "{id}");
+    }
     assert_eq!(verdict.result, Outcome::Ready);
 }
 
