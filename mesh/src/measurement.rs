@@ -1,6 +1,6 @@
-//! What was measured of one path direction: the largest packet that fits.
+//! What was measured of one path direction: the largest packet that fits, and how much goes through.
 //!
-//! Unlike probes these are searches: one at a time, asked for, never in the background.
+//! Unlike probes these are searches and transfers: one at a time, asked for, never in the background.
 
 use std::net::IpAddr;
 
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 pub enum MeasureKind {
     /// The largest IP packet that passes unfragmented, exact to the byte.
     PathMtu,
+    /// Payload bytes per second of one TCP connection, bounded in bytes and time.
+    Throughput,
 }
 
 /// Which packets a figure is about, seen from the node that measures.
@@ -29,7 +31,7 @@ pub enum PathDirection {
 #[serde(rename_all = "snake_case")]
 pub enum MeasureOutcome {
     Ok,
-    /// The responder's budget is used up: later, perhaps.
+    /// The responder has other transfers going on, or its budget is used up: later, perhaps.
     Busy,
     /// Loss or an outage hid the answer: no figure is better than a wrong one.
     Undecided,
@@ -37,6 +39,8 @@ pub enum MeasureOutcome {
     Refused,
     /// No answer at all.
     Timeout,
+    /// The connection was cut while data flowed.
+    Reset,
     Unreachable,
     /// Somebody answered, but not the node that was asked.
     WrongResponder,
@@ -94,4 +98,48 @@ pub struct PathMtu {
     /// Datagrams of the sizes that were tried, and the small ones between them.
     pub sized: Sent,
     pub small: Sent,
+}
+
+/// Round trips of small echoes beside a transfer, ns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedRtt {
+    pub idle_min_ns: u64,
+    pub loaded_p50_ns: u64,
+    pub loaded_p99_ns: u64,
+    /// Echoes before and during the transfer that count.
+    pub idle: u32,
+    pub loaded: u32,
+    /// Echoes during the transfer that got no answer.
+    pub lost: u32,
+}
+
+impl LoadedRtt {
+    /// What the load adds: p99 under load minus the smallest round trip, ns.
+    #[must_use]
+    pub fn queueing_ns(&self) -> u64 {
+        self.loaded_p99_ns.saturating_sub(self.idle_min_ns)
+    }
+}
+
+/// A bounded transfer in one direction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// Payload bytes that the receiver got, and from its first to its last, by the receiver's clock.
+    pub bytes: u64,
+    pub duration_ns: u64,
+    /// The cap that ended it was the time, not the bytes.
+    pub by_time: bool,
+    /// Segments the sender's kernel sent again; `None` if it could not be learnt.
+    pub retransmits: Option<u32>,
+    /// Smallest round trip that the sender's kernel saw on the connection, µs.
+    pub min_rtt_us: Option<u32>,
+    pub rtt: Option<LoadedRtt>,
+}
+
+impl Throughput {
+    /// Goodput in bit/s.
+    #[must_use]
+    pub fn bits_per_second(&self) -> f64 {
+        self.bytes as f64 * 8e9 / self.duration_ns as f64
+    }
 }

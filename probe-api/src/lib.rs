@@ -12,6 +12,6 @@ pub mod wire;
 pub mod words;
 
 pub use client::{Client, ClientError, Deadlines, MeasureStream, ProbeStream};
-pub use measure::{MeasurePlan, MeasureTarget, Measurement};
+pub use measure::{MeasurePlan, MeasureTarget, Measurement, TransferCaps};
 pub use reply::{Histogram, Identity, KernelConnections, Observation, Series, WireError};
 pub use request::{MAX_COUNT, MAX_TARGETS, PlanError, PlannedTarget, ProbePlan};

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh::measurement::{
-    MeasureKind, MeasureOutcome, MtuLimit, PacketTooBig, PathDirection, PathMtu, Sent,
+    LoadedRtt, MeasureKind, MeasureOutcome, MtuLimit, PacketTooBig, PathDirection, PathMtu, Sent,
+    Throughput,
 };
 use mesh::observation::NodeRef;
 
@@ -17,6 +18,18 @@ use crate::words::Word;
 pub const MAX_TARGETS: usize = 64;
 /// Most bytes that one path-MTU search sends and receives in one direction, headers included.
 pub const PATH_MTU_BYTES: u64 = 3_000_000;
+/// Most bytes of the small echoes beside one transfer, both ways.
+const ECHO_BYTES: u64 = 1_000_000;
+pub const MIN_TRANSFER: TransferCaps = TransferCaps {
+    bytes: 256 << 10,
+    time: Duration::from_millis(100),
+};
+pub const MAX_TRANSFER: TransferCaps = TransferCaps {
+    bytes: 64 << 20,
+    time: Duration::from_secs(5),
+};
+/// Most bytes of a whole plan.
+pub const MAX_PLAN_BYTES: u64 = 1 << 30;
 
 /// The responder of a node, and what to measure of the path to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +43,26 @@ pub struct MeasureTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeasurePlan {
     pub targets: Vec<MeasureTarget>,
+    /// Of each transfer of the targets of kind [`MeasureKind::Throughput`].
+    pub transfer: TransferCaps,
+}
+
+/// What ends a transfer in one direction, whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferCaps {
+    /// Payload.
+    pub bytes: u64,
+    /// From the first byte, whole milliseconds.
+    pub time: Duration,
+}
+
+impl Default for TransferCaps {
+    fn default() -> Self {
+        Self {
+            bytes: 16_000_000,
+            time: Duration::from_secs(2),
+        }
+    }
 }
 
 /// One path direction of one target.
@@ -48,6 +81,7 @@ pub struct Measurement {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Figure {
     PathMtu(PathMtu),
+    Throughput(Throughput),
 }
 
 impl MeasurePlan {
@@ -61,8 +95,15 @@ impl MeasurePlan {
             .iter()
             .map(|target| match target.kind {
                 MeasureKind::PathMtu => 2 * PATH_MTU_BYTES,
+                // Headers, acknowledgements and what is sent again come on top of the payload.
+                MeasureKind::Throughput => {
+                    let payload = self.transfer.bytes;
+                    2 * payload
+                        .saturating_add(payload / 8)
+                        .saturating_add(ECHO_BYTES)
+                }
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Every bound that both sides hold.
@@ -72,6 +113,15 @@ impl MeasurePlan {
         }
         if self.targets.len() > MAX_TARGETS {
             return Err(PlanError::TooManyPaths(self.targets.len()));
+        }
+        let TransferCaps { bytes, time } = self.transfer;
+        if !(MIN_TRANSFER.bytes..=MAX_TRANSFER.bytes).contains(&bytes)
+            || !(MIN_TRANSFER.time..=MAX_TRANSFER.time).contains(&time)
+        {
+            return Err(PlanError::Transfer { bytes, time });
+        }
+        if self.most_bytes() > MAX_PLAN_BYTES {
+            return Err(PlanError::PlanBytes(self.most_bytes()));
         }
         for (index, target) in self.targets.iter().enumerate() {
             if target.address.port() == 0 || target.address.ip().is_unspecified() {
@@ -106,6 +156,8 @@ impl From<&MeasurePlan> for wire::MeasureRequest {
                     kind: target.kind.word().to_owned(),
                 })
                 .collect(),
+            transfer_bytes: plan.transfer.bytes,
+            transfer_ms: u32::try_from(plan.transfer.time.as_millis()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -134,7 +186,11 @@ impl TryFrom<&wire::MeasureRequest> for MeasurePlan {
                 })?,
             });
         }
-        let plan = Self { targets };
+        let transfer = TransferCaps {
+            bytes: request.transfer_bytes,
+            time: Duration::from_millis(request.transfer_ms.into()),
+        };
+        let plan = Self { targets, transfer };
         plan.check()?;
         Ok(plan)
     }
@@ -144,6 +200,7 @@ impl TryFrom<&wire::MeasureRequest> for MeasurePlan {
 #[derive(Debug)]
 pub struct MeasureChecker {
     targets: Vec<(MeasureTarget, [bool; 2])>,
+    transfer: TransferCaps,
     missing: u64,
 }
 
@@ -156,6 +213,7 @@ impl MeasureChecker {
                 .iter()
                 .map(|target| (target.clone(), [false; 2]))
                 .collect(),
+            transfer: plan.transfer,
             missing: 2 * plan.targets.len() as u64,
         }
     }
@@ -181,7 +239,7 @@ impl MeasureChecker {
         let wrong = if *seen {
             Some("came twice")
         } else {
-            contradiction(planned, &measurement)
+            contradiction(planned, &measurement, self.transfer)
         };
         if let Some(why) = wrong {
             return Err(WireError::Measurement {
@@ -197,7 +255,11 @@ impl MeasureChecker {
 }
 
 /// Why a measurement cannot be.
-fn contradiction(planned: &MeasureTarget, measurement: &Measurement) -> Option<&'static str> {
+fn contradiction(
+    planned: &MeasureTarget,
+    measurement: &Measurement,
+    transfer: TransferCaps,
+) -> Option<&'static str> {
     if measurement.outcome != MeasureOutcome::Ok {
         return measurement
             .figure
@@ -215,7 +277,29 @@ fn contradiction(planned: &MeasureTarget, measurement: &Measurement) -> Option<&
     match &measurement.figure {
         None => Some("has no figure"),
         Some(Figure::PathMtu(mtu)) => impossible_mtu(mtu, planned.address.is_ipv6()),
+        Some(Figure::Throughput(throughput)) => impossible_transfer(throughput, transfer),
     }
+}
+
+fn impossible_transfer(found: &Throughput, caps: TransferCaps) -> Option<&'static str> {
+    if found.bytes == 0 {
+        return Some("moved nothing");
+    }
+    if found.duration_ns == 0 {
+        return Some("took no time");
+    }
+    if found.bytes > caps.bytes {
+        return Some("moved more than was asked");
+    }
+    // What was sent in time may arrive late.
+    if Duration::from_nanos(found.duration_ns) > 4 * caps.time + Duration::from_secs(5) {
+        return Some("took longer than it may");
+    }
+    let rtt = found.rtt.as_ref()?;
+    if rtt.loaded_p50_ns > rtt.loaded_p99_ns || rtt.idle == 0 || rtt.loaded == 0 {
+        return Some("has round trips that cannot be");
+    }
+    None
 }
 
 fn impossible_mtu(mtu: &PathMtu, ipv6: bool) -> Option<&'static str> {
@@ -290,6 +374,42 @@ fn path_mtu(wired: &wire::PathMtu) -> Result<PathMtu, WireError> {
     })
 }
 
+fn throughput(wired: &wire::Throughput) -> Throughput {
+    Throughput {
+        bytes: wired.bytes,
+        duration_ns: wired.duration_ns,
+        by_time: wired.by_time,
+        retransmits: wired.retransmits,
+        min_rtt_us: wired.min_rtt_us,
+        rtt: wired.rtt.as_ref().map(|rtt| LoadedRtt {
+            idle_min_ns: rtt.idle_min_ns,
+            loaded_p50_ns: rtt.loaded_p50_ns,
+            loaded_p99_ns: rtt.loaded_p99_ns,
+            idle: rtt.idle,
+            loaded: rtt.loaded,
+            lost: rtt.lost,
+        }),
+    }
+}
+
+fn wired_throughput(found: &Throughput) -> wire::Throughput {
+    wire::Throughput {
+        bytes: found.bytes,
+        duration_ns: found.duration_ns,
+        by_time: found.by_time,
+        retransmits: found.retransmits,
+        min_rtt_us: found.min_rtt_us,
+        rtt: found.rtt.map(|rtt| wire::LoadedRtt {
+            idle_min_ns: rtt.idle_min_ns,
+            loaded_p50_ns: rtt.loaded_p50_ns,
+            loaded_p99_ns: rtt.loaded_p99_ns,
+            idle: rtt.idle,
+            loaded: rtt.loaded,
+            lost: rtt.lost,
+        }),
+    }
+}
+
 fn measurement(
     result: &wire::MeasureResult,
     planned: &MeasureTarget,
@@ -302,6 +422,11 @@ fn measurement(
             .map(path_mtu)
             .transpose()?
             .map(Figure::PathMtu),
+        MeasureKind::Throughput => result
+            .throughput
+            .as_ref()
+            .map(throughput)
+            .map(Figure::Throughput),
     };
     Ok(Measurement {
         direction: PathDirection::from_word(&result.direction)
@@ -342,16 +467,10 @@ pub fn measure_result(target: u32, measurement: &Measurement) -> wire::MeasureRe
         .as_ref()
         .map(|r| (r.cluster.clone(), r.node.clone()))
         .unwrap_or_default();
-    let Some(Figure::PathMtu(mtu)) = &measurement.figure else {
-        return wire::MeasureResult {
-            target,
-            direction: measurement.direction.word().to_owned(),
-            outcome: measurement.outcome.word().to_owned(),
-            source_port: measurement.source_port.into(),
-            responder_cluster,
-            responder_node,
-            path_mtu: None,
-        };
+    let (path_mtu, throughput) = match &measurement.figure {
+        Some(Figure::PathMtu(mtu)) => (Some(wired_mtu(mtu)), None),
+        Some(Figure::Throughput(found)) => (None, Some(wired_throughput(found))),
+        None => (None, None),
     };
     wire::MeasureResult {
         target,
@@ -360,7 +479,8 @@ pub fn measure_result(target: u32, measurement: &Measurement) -> wire::MeasureRe
         source_port: measurement.source_port.into(),
         responder_cluster,
         responder_node,
-        path_mtu: Some(wired_mtu(mtu)),
+        path_mtu,
+        throughput,
     }
 }
 

@@ -22,6 +22,7 @@ fn plan() -> MeasurePlan {
                 kind: MeasureKind::PathMtu,
             },
         ],
+        transfer: TransferCaps::default(),
     }
 }
 
@@ -111,6 +112,25 @@ fn each_bound_of_a_plan_is_held() {
             |r| r.targets[0].node = String::new(),
             "target 0: `` is not a name",
         ),
+        (
+            |r| r.transfer_bytes = 67_108_865,
+            "a transfer of 67108865 bytes in 2s, must be 262144 to 67108864 bytes in 100ms to 5s",
+        ),
+        (
+            |r| r.transfer_bytes = 0,
+            "a transfer of 0 bytes in 2s, must be 262144 to 67108864 bytes in 100ms to 5s",
+        ),
+        (
+            |r| r.transfer_ms = 5_001,
+            "a transfer of 16000000 bytes in 5.001s, must be 262144 to 67108864 bytes in 100ms to 5s",
+        ),
+        (
+            |r| {
+                r.targets[0].kind = "throughput".into();
+                r.targets = vec![r.targets[0].clone(); 40];
+            },
+            "the plan may need 1520000000 bytes, at most 1073741824 are measured in one call",
+        ),
     ];
     for (edit, expected) in cases {
         let mut request = wire::MeasureRequest::from(&plan());
@@ -119,6 +139,95 @@ fn each_bound_of_a_plan_is_held() {
         assert_eq!(refusal.to_string(), *expected);
     }
     assert_eq!(plan().most_bytes(), 12_000_000);
+}
+
+fn moved() -> Throughput {
+    Throughput {
+        bytes: 16_000_000,
+        duration_ns: 1_500_000_000,
+        by_time: false,
+        retransmits: Some(3),
+        min_rtt_us: Some(2_100),
+        rtt: Some(LoadedRtt {
+            idle_min_ns: 2_000_000,
+            loaded_p50_ns: 30_000_000,
+            loaded_p99_ns: 42_000_000,
+            idle: 20,
+            loaded: 150,
+            lost: 1,
+        }),
+    }
+}
+
+fn transfer_plan() -> MeasurePlan {
+    let mut plan = plan();
+    plan.targets.truncate(1);
+    plan.targets[0].kind = MeasureKind::Throughput;
+    plan
+}
+
+fn transferred(found: Throughput) -> wire::MeasureResult {
+    let measurement = Measurement {
+        figure: Some(Figure::Throughput(found)),
+        ..measured(PathDirection::Forward)
+    };
+    measure_result(0, &measurement)
+}
+
+#[test]
+fn a_transfer_survives_the_wire() {
+    assert_eq!(transfer_plan().most_bytes(), 38_000_000);
+    for found in [
+        moved(),
+        Throughput {
+            by_time: true,
+            retransmits: None,
+            min_rtt_us: None,
+            rtt: None,
+            ..moved()
+        },
+    ] {
+        let mut checker = MeasureChecker::new(&transfer_plan());
+        let (_, accepted) = checker.accept(transferred(found.clone())).expect("honest");
+        assert_eq!(accepted.figure, Some(Figure::Throughput(found)));
+    }
+    assert_eq!(moved().rtt.map(|rtt| rtt.queueing_ns()), Some(40_000_000));
+    assert!((moved().bits_per_second() - 85_333_333.3).abs() < 1.0);
+}
+
+#[test]
+fn a_transfer_may_not_claim_what_cannot_be() {
+    type Edit = fn(&mut wire::Throughput);
+    fn rtt(found: &mut wire::Throughput) -> &mut wire::LoadedRtt {
+        found.rtt.as_mut().unwrap()
+    }
+    let cases: &[(Edit, &str)] = &[
+        (|t| t.bytes = 0, "moved nothing"),
+        (|t| t.duration_ns = 0, "took no time"),
+        (|t| t.bytes = 16_000_001, "moved more than was asked"),
+        (|t| t.bytes = u64::MAX, "moved more than was asked"),
+        (|t| t.duration_ns = u64::MAX, "took longer than it may"),
+        (
+            |t| rtt(t).loaded_p50_ns = u64::MAX,
+            "has round trips that cannot be",
+        ),
+        (|t| rtt(t).idle = 0, "has round trips that cannot be"),
+        (|t| rtt(t).loaded = 0, "has round trips that cannot be"),
+    ];
+    for (edit, why) in cases {
+        let mut result = transferred(moved());
+        edit(result.throughput.as_mut().unwrap());
+        let mut checker = MeasureChecker::new(&transfer_plan());
+        let refusal = checker.accept(result).expect_err(why);
+        assert_eq!(
+            refusal.to_string(),
+            format!("the forward measurement of target 0 {why}")
+        );
+    }
+    // A figure of another kind is none.
+    let mut checker = MeasureChecker::new(&transfer_plan());
+    let other = measure_result(0, &measured(PathDirection::Forward));
+    assert!(checker.accept(other).is_err());
 }
 
 #[test]

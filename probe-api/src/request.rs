@@ -45,6 +45,16 @@ pub enum PlanError {
     TooManyTargets(usize),
     #[error("{0} paths, at most {MOST} are measured in one call", MOST = crate::measure::MAX_TARGETS)]
     TooManyPaths(usize),
+    #[error(
+        "a transfer of {bytes} bytes in {time:?}, must be {} to {} bytes in {:?} to {:?}",
+        crate::measure::MIN_TRANSFER.bytes,
+        crate::measure::MAX_TRANSFER.bytes,
+        crate::measure::MIN_TRANSFER.time,
+        crate::measure::MAX_TRANSFER.time
+    )]
+    Transfer { bytes: u64, time: Duration },
+    #[error("the plan may need {0} bytes, at most {MOST} are measured in one call", MOST = crate::measure::MAX_PLAN_BYTES)]
+    PlanBytes(u64),
     #[error("target {index}: count {count}, must be 1 to {MAX_COUNT}")]
     Count { index: usize, count: u32 },
     #[error("target {index}: `{address}` is not an address with a port")]

@@ -72,7 +72,10 @@ impl Word for Origin {
 }
 
 impl Word for MeasureKind {
-    const ALL: &'static [(Self, &'static str)] = &[(Self::PathMtu, "path_mtu")];
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::PathMtu, "path_mtu"),
+        (Self::Throughput, "throughput"),
+    ];
 }
 
 impl Word for PathDirection {
@@ -87,6 +90,7 @@ impl Word for MeasureOutcome {
         (Self::Undecided, "undecided"),
         (Self::Refused, "refused"),
         (Self::Timeout, "timeout"),
+        (Self::Reset, "reset"),
         (Self::Unreachable, "unreachable"),
         (Self::WrongResponder, "wrong_responder"),
         (Self::BadReply, "bad_reply"),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 4 | magic `A8SE` |
 //! | 4 | 1 | version, 1 |
-//! | 5 | 1 | kind: 1 request, 2 reply; 3 and 4 are [`sized`] |
+//! | 5 | 1 | kind: 1 request, 2 reply; 3 and 4 are [`sized`], 5 to 7 [`transfer`] |
 //! | 6 | 2 | length of the whole frame |
 //! | 8 | 16 | nonce, chosen by the prober, returned unchanged |
 //! | 24 | 8 | run id |
@@ -17,6 +17,7 @@
 //! directions of a path carry the same size.
 
 pub mod sized;
+pub mod transfer;
 
 use mesh::observation::NodeRef;
 
@@ -26,6 +27,9 @@ const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
 const SIZED_REQUEST: u8 = 3;
 const SIZED_REPLY: u8 = 4;
+const TRANSFER_REQUEST: u8 = 5;
+const TRANSFER_GRANT: u8 = 6;
+const TRANSFER_RESULT: u8 = 7;
 
 /// Bytes up to and including the sequence: what tells a frame from noise.
 pub const HEADER_BYTES: usize = 36;
@@ -76,7 +80,7 @@ pub enum FrameError {
 /// Longest frame of a kind; `None` for kinds that do not exist.
 fn longest(kind: u8) -> Option<usize> {
     match kind {
-        REQUEST | REPLY => Some(MAX_BYTES),
+        REQUEST | REPLY | TRANSFER_REQUEST | TRANSFER_GRANT | TRANSFER_RESULT => Some(MAX_BYTES),
         SIZED_REQUEST | SIZED_REPLY => Some(sized::MAX_BYTES),
         _ => None,
     }

@@ -110,6 +110,20 @@ fn exposition(reading: Option<&Reading>) -> String {
         background: counts.background_series(),
         bursts: counts.burst_probes(),
         own,
+        measured: vec![
+            LatestFigure {
+                cluster: "west".into(),
+                direction: PathDirection::Return,
+                path_mtu: Some(1_450),
+                goodput_bytes_per_second: None,
+            },
+            LatestFigure {
+                cluster: "pi".into(),
+                direction: PathDirection::Forward,
+                path_mtu: None,
+                goodput_bytes_per_second: Some(1_200_000),
+            },
+        ],
         witness: reading.is_some(),
         process: Process::default(),
     })
@@ -260,6 +274,19 @@ fn without_a_kernel_witness_loss_counters_exist_and_nothing_is_claimed() {
     let text = exposition(None);
     assert_eq!(sum(&text, "aggrik8s_kernel_witness", &[]), 0.0);
     assert!(text.contains("aggrik8s_events_lost_total{source_cluster=\"east\"} 0\n"));
+    // The way back: from the other cluster to ours. What was not measured is not there.
+    let samples = |name: &str| {
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(
+        samples("aggrik8s_path_mtu_bytes"),
+        "aggrik8s_path_mtu_bytes{source_cluster=\"west\",target_cluster=\"east\",plane=\"pod\"} 1450"
+    );
+    assert_eq!(
+        samples("aggrik8s_path_goodput"),
+        "aggrik8s_path_goodput_bytes_per_second{source_cluster=\"east\",target_cluster=\"pi\",plane=\"pod\"} 1200000"
+    );
     assert!(!text.contains("aggrik8s_tcp_"), "{text}");
 }
 

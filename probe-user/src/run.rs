@@ -73,12 +73,10 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
 
     let seed = u64::from_ne_bytes(random()?);
     let ports = Ports::new(mesh::PROBE_SOURCE_PORTS, seed);
-    // Half a range away, so that the two seldom meet at a port.
-    let measurer = Measurer::new(Ports::new(
-        mesh::PROBE_SOURCE_PORTS,
-        seed.wrapping_add(2_268),
-    ));
     let (prober, prober_end) = Prober::start(Limits::default(), ports)?;
+    // Half a range away, so that the two seldom meet at a port.
+    let measuring = Ports::new(mesh::PROBE_SOURCE_PORTS, seed.wrapping_add(2_268));
+    let measurer = Measurer::new(measuring, prober.clone());
     let (mesh, mesh_in_force) = watch::channel(Arc::new(mesh));
     let reloads = Arc::new(ReloadStats::default());
     let boot_id: [u8; 8] = random()?;

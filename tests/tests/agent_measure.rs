@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use mesh::measurement::{MeasureKind, MeasureOutcome, MtuLimit, PathDirection, PathMtu};
+use mesh::measurement::{
+    MeasureKind, MeasureOutcome, MtuLimit, PathDirection, PathMtu, Throughput,
+};
 use probe_api::measure::{Figure, Measurement};
-use probe_api::{Client, MeasurePlan, MeasureTarget};
+use probe_api::{Client, MeasurePlan, MeasureTarget, TransferCaps};
 use tests::line_agents::LineAgents;
 use tests::line_rig::{LineRig, missing};
 use tests::netns::skip;
@@ -25,6 +27,7 @@ fn plan(rig: &LineRig, kind: MeasureKind, ipv6: bool) -> MeasurePlan {
             address: rig.server_at(ipv6, mesh::RESPONDER_ECHO_PORT),
             kind,
         }],
+        transfer: TransferCaps::default(),
     }
 }
 
@@ -50,7 +53,7 @@ fn measure(agents: &LineAgents, plan: &MeasurePlan) -> Result<[Measurement; 2]> 
 fn mtu(measurement: &Measurement) -> Result<&PathMtu> {
     match &measurement.figure {
         Some(Figure::PathMtu(mtu)) => Ok(mtu),
-        None => bail!("no figure: {measurement:?}"),
+        _ => bail!("no figure: {measurement:?}"),
     }
 }
 
@@ -215,6 +218,57 @@ fn loss_is_not_taken_for_an_mtu_and_an_outage_gives_no_figure() -> Result<()> {
             );
             assert_eq!(measurement.figure, None);
         }
+    }
+    Ok(())
+}
+
+fn moved(measurement: &Measurement) -> Result<&Throughput> {
+    match &measurement.figure {
+        Some(Figure::Throughput(found)) => Ok(found),
+        _ => bail!("no figure: {measurement:?}"),
+    }
+}
+
+#[test]
+fn goodput_and_queueing_are_those_of_the_limit_in_each_direction() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut rig = LineRig::new(|_| {})?;
+    let agents = LineAgents::start(&rig)?;
+    for (out, back) in [(10.0, 100.0), (100.0, 10.0)] {
+        rig.clear()?;
+        rig.set_out("limit", &format!("rate={out}mbit"))?;
+        rig.set_back("limit-back", &format!("rate={back}mbit"))?;
+        let found = measure(&agents, &plan(&rig, MeasureKind::Throughput, out > 50.0))?;
+        for (measurement, limit) in found.iter().zip([out, back]) {
+            let throughput = moved(measurement)?;
+            // Headers are about 4 % of a full packet; the rest is left to a busy machine.
+            let share = throughput.bits_per_second() / (limit * 1e6);
+            assert!(
+                (0.6..=1.0).contains(&share),
+                "{share} of {limit}: {measurement:?}"
+            );
+            // Two seconds of 10 Mbit/s are far fewer than 16 MB.
+            if limit < 50.0 {
+                assert!(throughput.by_time, "{measurement:?}");
+            }
+            assert!(throughput.retransmits.is_some(), "{measurement:?}");
+            assert!(throughput.bytes <= TransferCaps::default().bytes);
+            if limit < 50.0
+                && let Some(rtt) = throughput.rtt
+            {
+                // The limit's queue holds 48 KiB: 39 ms at 10 Mbit/s.
+                let queueing = rtt.queueing_ns() / 1_000_000;
+                assert!((10..=500).contains(&queueing), "{queueing} ms: {rtt:?}");
+            }
+        }
+        let heard = found.iter().filter_map(|m| moved(m).ok()?.rtt).count();
+        ensure!(
+            heard > 0,
+            "no echo was heard beside any transfer: {found:?}"
+        );
     }
     Ok(())
 }

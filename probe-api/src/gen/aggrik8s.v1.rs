@@ -195,7 +195,7 @@ pub struct MeasureTarget {
     /// of the node's responder: "10.244.1.10:7411" or "\[fd00::1\]:7411"
     #[prost(string, tag = "3")]
     pub address: ::prost::alloc::string::String,
-    /// path_mtu
+    /// path_mtu, throughput
     #[prost(string, tag = "4")]
     pub kind: ::prost::alloc::string::String,
 }
@@ -203,6 +203,12 @@ pub struct MeasureTarget {
 pub struct MeasureRequest {
     #[prost(message, repeated, tag = "1")]
     pub targets: ::prost::alloc::vec::Vec<MeasureTarget>,
+    /// caps of a transfer in one direction, whichever is reached first: payload bytes
+    #[prost(uint64, tag = "2")]
+    pub transfer_bytes: u64,
+    /// and time; needed when a target's kind is throughput
+    #[prost(uint32, tag = "3")]
+    pub transfer_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MeasureResult {
@@ -212,7 +218,7 @@ pub struct MeasureResult {
     /// "forward": from this agent to the target; "return": the other way
     #[prost(string, tag = "2")]
     pub direction: ::prost::alloc::string::String,
-    /// ok, busy, undecided, refused, timeout, unreachable, wrong_responder, bad_reply, local_error
+    /// ok, busy, undecided, refused, timeout, reset, unreachable, wrong_responder, bad_reply, local_error
     #[prost(string, tag = "3")]
     pub outcome: ::prost::alloc::string::String,
     /// 0 when no socket came of it
@@ -225,6 +231,9 @@ pub struct MeasureResult {
     /// only with ok
     #[prost(message, optional, tag = "7")]
     pub path_mtu: ::core::option::Option<PathMtu>,
+    /// only with ok
+    #[prost(message, optional, tag = "8")]
+    pub throughput: ::core::option::Option<Throughput>,
 }
 /// sizes are whole IP packets
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -259,6 +268,45 @@ pub struct PathMtu {
     pub small_sent: u32,
     #[prost(uint32, tag = "12")]
     pub small_answered: u32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Throughput {
+    /// payload that the receiver got
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// from its first byte to its last, by its clock
+    #[prost(uint64, tag = "2")]
+    pub duration_ns: u64,
+    /// the time cap ended it
+    #[prost(bool, tag = "3")]
+    pub by_time: bool,
+    /// segments the sender's kernel sent again
+    #[prost(uint32, optional, tag = "4")]
+    pub retransmits: ::core::option::Option<u32>,
+    /// of the connection, as the sender's kernel saw it
+    #[prost(uint32, optional, tag = "5")]
+    pub min_rtt_us: ::core::option::Option<u32>,
+    /// small echoes beside the transfer
+    #[prost(message, optional, tag = "6")]
+    pub rtt: ::core::option::Option<LoadedRtt>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LoadedRtt {
+    /// before the transfer
+    #[prost(uint64, tag = "1")]
+    pub idle_min_ns: u64,
+    #[prost(uint64, tag = "2")]
+    pub loaded_p50_ns: u64,
+    #[prost(uint64, tag = "3")]
+    pub loaded_p99_ns: u64,
+    /// echoes that count, before and during the transfer
+    #[prost(uint32, tag = "4")]
+    pub idle: u32,
+    #[prost(uint32, tag = "5")]
+    pub loaded: u32,
+    /// echoes during the transfer without an answer
+    #[prost(uint32, tag = "6")]
+    pub lost: u32,
 }
 /// Generated client implementations.
 pub mod agent_client {

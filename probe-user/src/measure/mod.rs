@@ -1,16 +1,19 @@
-//! Measurements of a path: searches that are asked for, one at a time, never in the background.
+//! Measurements of a path: searches and transfers that are asked for, one at a time, never in the background.
 
 mod path_mtu;
 mod search;
+mod throughput;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh::measurement::{MeasureKind, MeasureOutcome, PathDirection};
-use probe_api::measure::{Figure, MeasurePlan, MeasureTarget, Measurement};
+use mesh::observation::NodeRef;
+use probe_api::measure::{Figure, MeasurePlan, MeasureTarget, Measurement, TransferCaps};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::prober::Ports;
+use crate::prober::{Ports, Prober};
 
 /// Source ports tried before giving up.
 const PORT_ATTEMPTS: u32 = 64;
@@ -21,8 +24,74 @@ pub struct MeasureStats {
     /// Path directions with a figure, and without.
     pub path_mtu_ok: AtomicU64,
     pub path_mtu_failed: AtomicU64,
+    pub throughput_ok: AtomicU64,
+    pub throughput_failed: AtomicU64,
     /// Calls refused because another one was going on.
     pub busy: AtomicU64,
+}
+
+/// What the last measurements found.
+#[derive(Debug, Default)]
+struct Latest {
+    /// By remote node, forward or not: path MTU in bytes, goodput in bytes per second.
+    known: Mutex<BTreeMap<(NodeRef, PathDirection), (Option<u16>, Option<u64>)>>,
+}
+
+/// Of the paths between this node and the nodes of `cluster` in one direction, the smallest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatestFigure {
+    pub cluster: String,
+    pub direction: PathDirection,
+    pub path_mtu: Option<u16>,
+    pub goodput_bytes_per_second: Option<u64>,
+}
+
+/// The smaller of what there is.
+fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+impl Latest {
+    /// A measurement without a figure takes the one before away: it is not true any more.
+    fn note(&self, node: &NodeRef, kind: MeasureKind, measurement: &Measurement) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known
+            .entry((node.clone(), measurement.direction))
+            .or_default();
+        match (kind, &measurement.figure) {
+            (MeasureKind::PathMtu, Some(Figure::PathMtu(mtu))) => entry.0 = Some(mtu.bytes),
+            (MeasureKind::PathMtu, _) => entry.0 = None,
+            (MeasureKind::Throughput, Some(Figure::Throughput(found))) => {
+                let rate =
+                    u128::from(found.bytes) * 1_000_000_000 / u128::from(found.duration_ns.max(1));
+                entry.1 = Some(u64::try_from(rate).unwrap_or(u64::MAX));
+            }
+            (MeasureKind::Throughput, _) => entry.1 = None,
+        }
+    }
+
+    fn figures(&self) -> Vec<LatestFigure> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut figures = BTreeMap::<_, (Option<u16>, Option<u64>)>::new();
+        for ((node, direction), (mtu, goodput)) in &*known {
+            let entry = figures
+                .entry((node.cluster.clone(), *direction))
+                .or_default();
+            *entry = (least(entry.0, *mtu), least(entry.1, *goodput));
+        }
+        figures
+            .into_iter()
+            .map(|((cluster, direction), (path_mtu, goodput))| LatestFigure {
+                cluster,
+                direction,
+                path_mtu,
+                goodput_bytes_per_second: goodput,
+            })
+            .collect()
+    }
 }
 
 /// Why a measurement is not started.
@@ -37,15 +106,20 @@ pub enum MeasureRefusal {
 pub struct Measurer {
     one: Arc<Semaphore>,
     ports: Arc<Mutex<Ports>>,
+    /// For the echoes beside a transfer.
+    prober: Prober,
+    latest: Arc<Latest>,
     stats: Arc<MeasureStats>,
 }
 
 impl Measurer {
     #[must_use]
-    pub fn new(ports: Ports) -> Self {
+    pub fn new(ports: Ports, prober: Prober) -> Self {
         Self {
             one: Arc::new(Semaphore::new(1)),
             ports: Arc::new(Mutex::new(ports)),
+            prober,
+            latest: Arc::default(),
             stats: Arc::default(),
         }
     }
@@ -53,6 +127,12 @@ impl Measurer {
     #[must_use]
     pub fn stats(&self) -> &MeasureStats {
         &self.stats
+    }
+
+    /// The smallest figures of the last measurements per remote cluster and direction.
+    #[must_use]
+    pub fn latest(&self) -> Vec<LatestFigure> {
+        self.latest.figures()
     }
 
     /// Starts a plan. Results arrive in its order; dropping the receiver stops it.
@@ -77,11 +157,12 @@ impl Measurer {
     ) {
         for (index, target) in (0_u32..).zip(&plan.targets) {
             let measured = tokio::select! {
-                measured = self.measure(target) => measured,
+                measured = self.measure(target, plan.transfer) => measured,
                 () = results.closed() => return,
             };
             for measurement in measured {
                 self.count(target.kind, &measurement);
+                self.latest.note(&target.node, target.kind, &measurement);
                 if results.send((index, measurement)).await.is_err() {
                     return;
                 }
@@ -89,9 +170,17 @@ impl Measurer {
         }
     }
 
-    async fn measure(&self, target: &MeasureTarget) -> [Measurement; 2] {
+    async fn measure(&self, target: &MeasureTarget, caps: TransferCaps) -> [Measurement; 2] {
         match target.kind {
             MeasureKind::PathMtu => path_mtu::measure(target, &self.ports).await,
+            MeasureKind::Throughput => {
+                let (ports, prober) = (&self.ports, &self.prober);
+                let one = |direction| throughput::measure(target, direction, caps, ports, prober);
+                [
+                    one(PathDirection::Forward).await,
+                    one(PathDirection::Return).await,
+                ]
+            }
         }
     }
 
@@ -100,6 +189,8 @@ impl Measurer {
         let counter = match (kind, ok) {
             (MeasureKind::PathMtu, true) => &self.stats.path_mtu_ok,
             (MeasureKind::PathMtu, false) => &self.stats.path_mtu_failed,
+            (MeasureKind::Throughput, true) => &self.stats.throughput_ok,
+            (MeasureKind::Throughput, false) => &self.stats.throughput_failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -135,5 +226,70 @@ fn failed(direction: PathDirection, outcome: MeasureOutcome, source_port: u16) -
         source_port,
         responder: None,
         figure: None::<Figure>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh::measurement::{MtuLimit, PathMtu, Sent, Throughput};
+
+    use super::*;
+
+    fn measured(figure: Option<Figure>) -> Measurement {
+        Measurement {
+            figure,
+            ..failed(PathDirection::Forward, MeasureOutcome::Undecided, 0)
+        }
+    }
+
+    fn mtu(bytes: u16) -> Measurement {
+        measured(Some(Figure::PathMtu(PathMtu {
+            bytes,
+            limit: MtuLimit::Silent,
+            local_bytes: 1_500,
+            route_before: None,
+            route_after: None,
+            reported: None,
+            fragments_pass: None,
+            sized: Sent::default(),
+            small: Sent::default(),
+        })))
+    }
+
+    fn goodput(bytes: u64) -> Measurement {
+        measured(Some(Figure::Throughput(Throughput {
+            bytes,
+            duration_ns: 2_000_000_000,
+            by_time: true,
+            retransmits: None,
+            min_rtt_us: None,
+            rtt: None,
+        })))
+    }
+
+    #[test]
+    fn the_latest_figures_are_the_smallest_of_a_cluster_and_a_failure_takes_one_away() {
+        let latest = Latest::default();
+        let node = |name: &str| NodeRef {
+            cluster: "west".into(),
+            node: name.into(),
+        };
+        let only = || {
+            let figures = latest.figures();
+            assert_eq!(figures.len(), 1);
+            (figures[0].path_mtu, figures[0].goodput_bytes_per_second)
+        };
+        for (name, bytes) in [("w-1", 1_450), ("w-2", 1_400), ("w-3", 1_500)] {
+            latest.note(&node(name), MeasureKind::PathMtu, &mtu(bytes));
+        }
+        assert_eq!(only(), (Some(1_400), None));
+        for (name, bytes) in [("w-1", 8_000_000), ("w-2", 6_000_000)] {
+            latest.note(&node(name), MeasureKind::Throughput, &goodput(bytes));
+        }
+        assert_eq!(only(), (Some(1_400), Some(3_000_000)));
+        latest.note(&node("w-2"), MeasureKind::PathMtu, &measured(None));
+        assert_eq!(only(), (Some(1_450), Some(3_000_000)));
+        latest.note(&node("w-2"), MeasureKind::Throughput, &measured(None));
+        assert_eq!(only(), (Some(1_450), Some(4_000_000)));
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use mesh::measurement::MeasureKind;
-use probe_api::MeasurePlan;
+use probe_api::{MeasurePlan, TransferCaps};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Measurer;
 use super::*;
 use crate::frame::sized::MAX_PADDED;
+use crate::prober::{Limits, Prober};
 use crate::responder::{self, ResponderPorts, ResponderStats};
 
 fn node(name: &str) -> NodeRef {
@@ -20,7 +21,9 @@ fn node(name: &str) -> NodeRef {
 
 /// Each test has source ports of its own.
 fn measurer(ports: std::ops::RangeInclusive<u16>) -> Measurer {
-    Measurer::new(Ports::new(ports, 0))
+    let none = Ports::new(*ports.start()..=*ports.start(), 0);
+    let prober = Prober::start(Limits::default(), none).unwrap().0;
+    Measurer::new(Ports::new(ports, 0), prober)
 }
 
 async fn run(measurer: &Measurer, address: SocketAddr) -> [Measurement; 2] {
@@ -30,6 +33,7 @@ async fn run(measurer: &Measurer, address: SocketAddr) -> [Measurement; 2] {
             address,
             kind: MeasureKind::PathMtu,
         }],
+        transfer: TransferCaps::default(),
     };
     let mut results = measurer.submit(plan).expect("accepted");
     let forward = results.recv().await.expect("forward").1;
@@ -86,7 +90,7 @@ fn honest(request: &SizedRequest) -> Vec<Vec<u8>> {
 fn mtu(measurement: &Measurement) -> &PathMtu {
     match &measurement.figure {
         Some(Figure::PathMtu(mtu)) => mtu,
-        None => panic!("no figure: {measurement:?}"),
+        _ => panic!("no figure: {measurement:?}"),
     }
 }
 
@@ -264,6 +268,7 @@ async fn a_responder_may_not_claim_what_cannot_be() {
             address: peer(|_| Vec::new()),
             kind: MeasureKind::PathMtu,
         }],
+        transfer: TransferCaps::default(),
     };
     let first = measurer.submit(plan.clone()).unwrap();
     assert!(measurer.submit(plan.clone()).is_err());

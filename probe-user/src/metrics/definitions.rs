@@ -151,11 +151,21 @@ families! {
 
     PATH_MTU_MEASUREMENTS: Counter "aggrik8s_path_mtu_measurements" ["source_cluster", "result"]
         "Path directions whose MTU was searched on request: with a figure (ok), or without (failed).";
+    THROUGHPUT_MEASUREMENTS: Counter "aggrik8s_throughput_measurements" ["source_cluster", "result"]
+        "Path directions whose throughput was measured on request: with a figure (ok), or without (failed).";
+    PATH_MTU: Gauge "aggrik8s_path_mtu_bytes" ["source_cluster", "target_cluster", "plane"]
+        "Largest IP packet that passed unfragmented when it was last measured, from source to target; the smallest of this node's paths. Absent until measured.";
+    GOODPUT: Gauge "aggrik8s_path_goodput_bytes_per_second" ["source_cluster", "target_cluster", "plane"]
+        "Goodput of the last transfer from source to target; the smallest of this node's paths. Absent until measured.";
     MEASURE_BUSY: Counter "aggrik8s_measurements_refused" ["source_cluster"]
         "Measurements that were not started because another one was going on.";
 
     RESPONDER_ANSWERED: Counter "aggrik8s_responder_answered" ["source_cluster", "protocol"]
         "Probes answered.";
+    RESPONDER_TRANSFERS: Counter "aggrik8s_responder_transfers" ["source_cluster", "result"]
+        "Transfers that peers asked for: done, cut, or refused because others were going on (busy) or the minute's bytes were used up (budget).";
+    RESPONDER_TRANSFER_BYTES: Counter "aggrik8s_responder_transfer_bytes" ["source_cluster"]
+        "Payload of those transfers, either way.";
     RESPONDER_PADDED_REFUSED: Counter "aggrik8s_responder_padded_refused" ["source_cluster"]
         "Replies longer than their request that were asked for without a valid token, or above the bound.";
     RESPONDER_IGNORED: Counter "aggrik8s_responder_ignored" ["source_cluster"]

@@ -11,12 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh::Mesh;
+use mesh::measurement::PathDirection;
 use mesh::observation::{NodeRef, Outcome, Plane};
 use probe_api::words::Word;
 use probe_common::{Counter, Direction, GlobalCounter, HistogramKind, Origin};
 
 use crate::agent::Agent;
 use crate::kernel::{NamedSeries, Reading};
+use crate::measure::LatestFigure;
 use crate::probe_counts::{ProbeKey, ProbeSeries};
 use definitions as d;
 
@@ -46,6 +48,7 @@ pub struct Inputs<'a> {
     pub bursts: BTreeMap<(&'static str, &'static str), u64>,
     /// Families of the agent alone: definition, labels after `source_cluster`, value.
     pub own: Vec<(&'static d::Definition, Option<&'static str>, u64)>,
+    pub measured: Vec<LatestFigure>,
     pub witness: bool,
     pub process: Process,
 }
@@ -75,11 +78,30 @@ pub fn collect(inputs: &Inputs<'_>) -> Page {
             Some(label) => page.add(definition, [local, label], *value),
         }
     }
+    paths(&mut page, inputs);
     page.add(&d::WITNESS, [local], u64::from(inputs.witness));
     page.add(&d::CPU, [], inputs.process.cpu_seconds);
     page.add(&d::RSS, [], inputs.process.resident_bytes);
     page.add(&d::OPEN_FDS, [], inputs.process.open_fds);
     page
+}
+
+fn paths(page: &mut Page, inputs: &Inputs<'_>) {
+    let local = inputs.me.cluster.as_str();
+    for latest in &inputs.measured {
+        let remote = latest.cluster.as_str();
+        let (source, target) = match latest.direction {
+            PathDirection::Forward => (local, remote),
+            PathDirection::Return => (remote, local),
+        };
+        let labels = [source, target, inputs.plane.word()];
+        if let Some(bytes) = latest.path_mtu {
+            page.add(&d::PATH_MTU, labels, u64::from(bytes));
+        }
+        if let Some(rate) = latest.goodput_bytes_per_second {
+            page.add(&d::GOODPUT, labels, rate);
+        }
+    }
 }
 
 fn kernel_series(page: &mut Page, inputs: &Inputs<'_>) {
@@ -285,6 +307,16 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
             Some("failed"),
             load(&measured.path_mtu_failed),
         ),
+        (
+            &d::THROUGHPUT_MEASUREMENTS,
+            Some("ok"),
+            load(&measured.throughput_ok),
+        ),
+        (
+            &d::THROUGHPUT_MEASUREMENTS,
+            Some("failed"),
+            load(&measured.throughput_failed),
+        ),
         (&d::MEASURE_BUSY, None, load(&measured.busy)),
         (
             &d::RESPONDER_ANSWERED,
@@ -305,6 +337,31 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
             &d::RESPONDER_ANSWERED,
             Some("path_mtu"),
             load(&responder.sized_answered),
+        ),
+        (
+            &d::RESPONDER_TRANSFERS,
+            Some("done"),
+            load(&responder.transfers_done),
+        ),
+        (
+            &d::RESPONDER_TRANSFERS,
+            Some("cut"),
+            load(&responder.transfers_cut),
+        ),
+        (
+            &d::RESPONDER_TRANSFERS,
+            Some("busy"),
+            load(&responder.transfers_busy),
+        ),
+        (
+            &d::RESPONDER_TRANSFERS,
+            Some("budget"),
+            load(&responder.transfers_over_budget),
+        ),
+        (
+            &d::RESPONDER_TRANSFER_BYTES,
+            None,
+            load(&responder.transfer_bytes),
         ),
         (
             &d::RESPONDER_PADDED_REFUSED,
@@ -353,6 +410,7 @@ fn page(agent: &Agent, reading: Option<&Reading>) -> Page {
         background: agent.probes.background_series(),
         bursts: agent.probes.burst_probes(),
         own: own(agent),
+        measured: agent.measurer.latest(),
         witness: agent.kernel.witness().0,
         process: crate::process::usage(),
     })
@@ -378,6 +436,7 @@ pub fn agent_counters(agent: &Agent, reading: Option<&Reading>) -> BTreeMap<Stri
         background: BTreeMap::new(),
         bursts: BTreeMap::new(),
         own: own(agent),
+        measured: Vec::new(),
         witness: false,
         process: Process::default(),
     };

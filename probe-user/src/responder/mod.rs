@@ -5,6 +5,7 @@ mod http;
 mod runs;
 mod sized;
 mod tcp;
+pub(crate) mod transfer;
 mod udp;
 
 use std::io;
@@ -50,6 +51,14 @@ pub struct ResponderStats {
     pub sized_answered: AtomicU64,
     /// Longer replies that were asked for without a token, or above the bound.
     pub padded_refused: AtomicU64,
+    pub transfers_done: AtomicU64,
+    /// Transfers that were granted and did not end well.
+    pub transfers_cut: AtomicU64,
+    /// Transfers refused because others were going on, or because the minute's bytes were used up.
+    pub transfers_busy: AtomicU64,
+    pub transfers_over_budget: AtomicU64,
+    /// Payload of transfers, either way.
+    pub transfer_bytes: AtomicU64,
     /// Bytes that were no request of this protocol.
     pub ignored: AtomicU64,
     /// Connections over the cap.
@@ -150,9 +159,11 @@ impl Bound {
         stop: CancellationToken,
     ) -> io::Result<()> {
         let me = Arc::new(me);
+        let gate = Arc::new(transfer::Gate::new());
         let mut tasks = JoinSet::new();
         for listener in self.tcp {
-            tasks.spawn(tcp::serve(listener, Arc::clone(&me), Arc::clone(&stats)));
+            let (me, gate) = (Arc::clone(&me), Arc::clone(&gate));
+            tasks.spawn(tcp::serve(listener, me, gate, Arc::clone(&stats)));
         }
         for socket in self.udp {
             tasks.spawn(udp::serve(socket, Arc::clone(&me), Arc::clone(&stats)));

@@ -1,4 +1,4 @@
-//! TCP echo: frames on a connection, each answered at once.
+//! TCP: echo frames on a connection, each answered at once; or one bounded transfer.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,7 +12,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::transfer::{self, Gate};
 use super::{CONNECTION_DEADLINE, MAX_CONNECTIONS, ResponderStats, tolerate};
+use crate::frame::transfer::TransferRequest;
 use crate::frame::{MAX_BYTES, Reply, Request, frame_length};
 
 /// Frames on one connection.
@@ -21,6 +23,7 @@ const MAX_FRAMES: u32 = 1_000;
 pub(super) async fn serve(
     listener: TcpListener,
     me: Arc<NodeRef>,
+    gate: Arc<Gate>,
     stats: Arc<ResponderStats>,
 ) -> io::Result<Infallible> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -36,9 +39,9 @@ pub(super) async fn serve(
             stats.rejected.fetch_add(1, Ordering::Relaxed);
             continue;
         };
-        let (me, stats) = (Arc::clone(&me), Arc::clone(&stats));
+        let (me, gate, stats) = (Arc::clone(&me), Arc::clone(&gate), Arc::clone(&stats));
         tokio::spawn(async move {
-            if timeout(CONNECTION_DEADLINE, connection(stream, &me, &stats))
+            if timeout(CONNECTION_DEADLINE, connection(stream, &me, &gate, &stats))
                 .await
                 .is_err()
             {
@@ -50,7 +53,7 @@ pub(super) async fn serve(
 }
 
 /// Until the peer is done or says something that is no request.
-async fn connection(mut stream: TcpStream, me: &NodeRef, stats: &ResponderStats) {
+async fn connection(mut stream: TcpStream, me: &NodeRef, gate: &Gate, stats: &ResponderStats) {
     let _ = stream.set_nodelay(true);
     let mut buffer = Vec::with_capacity(512);
     for count in 1..=MAX_FRAMES {
@@ -59,6 +62,13 @@ async fn connection(mut stream: TcpStream, me: &NodeRef, stats: &ResponderStats)
         let Some(frame) = read_frame(&mut stream, &mut buffer, stats).await else {
             return;
         };
+        if let Ok(request) = TransferRequest::decode(&frame) {
+            let ended = transfer::serve(&mut stream, &request, &buffer, gate, me, stats).await;
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a transfer was cut");
+            }
+            return;
+        }
         let reply = Request::decode(&frame).and_then(|request| {
             Reply {
                 key: request.key,
