@@ -8,6 +8,7 @@ use mesh::observation::{NodeRef, Plane};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use crate::admission::AdmissionStats;
 use crate::kernel::Kernel;
 use crate::measure::Measurer;
 use crate::probe_counts::ProbeCounts;
@@ -52,6 +53,8 @@ pub struct ApiStats {
     pub measure: AtomicU64,
     /// Probe runs and measurements that were not started.
     pub refused: AtomicU64,
+    /// Connections that were not served.
+    pub admission: Arc<AdmissionStats>,
     /// Probe runs and measurements of callers that are going on.
     pub active: Arc<AtomicU64>,
 }

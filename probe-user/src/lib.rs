@@ -1,5 +1,6 @@
 //! The agent as a library; `main.rs` is a thin coat.
 
+mod admission;
 pub mod agent;
 pub mod api;
 pub mod background;

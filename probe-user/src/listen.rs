@@ -14,6 +14,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::admission;
 use crate::agent::Agent;
 use crate::api::Api;
 
@@ -187,8 +188,8 @@ impl Listener {
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
         let mut server = Server::builder()
-            .max_concurrent_streams(64)
-            .concurrency_limit_per_connection(64)
+            .max_concurrent_streams(admission::STREAMS)
+            .concurrency_limit_per_connection(admission::STREAMS as usize)
             .http2_max_header_list_size(16_384)
             .http2_max_pending_accept_reset_streams(Some(32))
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -198,17 +199,18 @@ impl Listener {
         if let Some(tls) = self.tls {
             server = server.tls_config(tls)?;
         }
+        let stats = Arc::clone(&agent.api.admission);
         let service =
             AgentServer::new(Api::new(agent)).max_decoding_message_size(MAX_REQUEST_BYTES);
         let router = server.add_service(service);
         let stopped = stop.cancelled_owned();
         match self.socket {
             Open::Tcp(listener) => {
-                let incoming = TcpListenerStream::new(listener);
+                let incoming = admission::admit(TcpListenerStream::new(listener), stats);
                 router.serve_with_incoming_shutdown(incoming, stopped).await
             }
             Open::Unix(listener, path) => {
-                let incoming = UnixListenerStream::new(listener);
+                let incoming = admission::admit(UnixListenerStream::new(listener), stats);
                 let result = router.serve_with_incoming_shutdown(incoming, stopped).await;
                 let _ = std::fs::remove_file(path);
                 result

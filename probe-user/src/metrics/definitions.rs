@@ -185,6 +185,10 @@ families! {
         "Calls of the API.";
     API_REFUSED: Counter "aggrik8s_api_refused_runs" ["source_cluster"]
         "Probe runs and measurements that were not started: not valid, not in mesh.yaml, or above the budget.";
+    API_CONNECTIONS_REFUSED: Counter "aggrik8s_api_connections_refused" ["source_cluster"]
+        "Connections to the API above the cap.";
+    API_CONNECTIONS_SILENT: Counter "aggrik8s_api_connections_silent" ["source_cluster"]
+        "Connections to the API that were closed because nothing came over them.";
     HTTP_REFUSED: Counter "aggrik8s_metrics_connections_refused" ["source_cluster"]
         "Connections to the metrics port above the cap, too slow or not HTTP.";
 

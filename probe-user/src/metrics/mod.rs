@@ -397,6 +397,16 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
         ),
         (&d::API_CALLS, Some("measure"), load(&agent.api.measure)),
         (&d::API_REFUSED, None, load(&agent.api.refused)),
+        (
+            &d::API_CONNECTIONS_REFUSED,
+            None,
+            load(&agent.api.admission.refused),
+        ),
+        (
+            &d::API_CONNECTIONS_SILENT,
+            None,
+            load(&agent.api.admission.silent),
+        ),
         (&d::HTTP_REFUSED, None, load(&agent.http.refused)),
     ]
 }

@@ -1,5 +1,7 @@
 //! What a probe says on its socket, and the judgement of what comes back. Pure: bytes in, outcome out.
 
+use std::borrow::Cow;
+
 use mesh::observation::{NodeRef, Outcome, ProbeKind, ProbeTarget};
 use serde::Deserialize;
 
@@ -131,7 +133,7 @@ impl Exchange {
             Expect::Nothing => Some(Answer::plain(Outcome::Ok)),
             Expect::Echo { key, udp } => self.judge_echo(key, *udp, received),
             Expect::HttpEcho(nonce) => http_body(received, eof).map(|body| match body {
-                Ok((200, body)) => self.judge_http_echo(nonce, body),
+                Ok((200, body)) => self.judge_http_echo(nonce, &body),
                 _ => Answer::plain(Outcome::BadReply),
             }),
             Expect::HttpAnswer => http_head(received).map(|head| match head {
@@ -139,7 +141,7 @@ impl Exchange {
                 _ => Answer::plain(Outcome::BadReply),
             }),
             Expect::Ndvi(request) => http_body(received, eof).map(|body| match body {
-                Ok((200, body)) => self.judge_ndvi(request, body),
+                Ok((200, body)) => self.judge_ndvi(request, &body),
                 _ => Answer::plain(Outcome::BadReply),
             }),
         };
@@ -234,7 +236,15 @@ struct NotHttp;
 struct Head {
     status: u16,
     bytes: usize,
-    body_bytes: Option<usize>,
+    length: BodyLength,
+}
+
+/// How the end of a body is told (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyLength {
+    Stated(usize),
+    Chunked,
+    UntilClose,
 }
 
 /// The head of an answer once it is whole.
@@ -249,19 +259,23 @@ fn http_head(received: &[u8]) -> Option<Result<Head, NotHttp>> {
         Ok(httparse::Status::Partial) => return None,
         Ok(httparse::Status::Complete(bytes)) => bytes,
     };
-    let mut body_bytes = None;
+    let mut length = BodyLength::UntilClose;
     for header in response.headers.iter() {
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            return Some(Err(NotHttp));
+            // Both at once, or twice, is how answers are smuggled.
+            if length != BodyLength::UntilClose || !header.value.eq_ignore_ascii_case(b"chunked") {
+                return Some(Err(NotHttp));
+            }
+            length = BodyLength::Chunked;
         }
         if header.name.eq_ignore_ascii_case("content-length") {
-            let length = std::str::from_utf8(header.value)
+            let stated = std::str::from_utf8(header.value)
                 .ok()
                 .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
                 .and_then(|text| text.parse::<usize>().ok());
-            match (length, body_bytes) {
-                (Some(length), None) => body_bytes = Some(length),
-                (Some(length), Some(known)) if length == known => {}
+            match (stated, length) {
+                (Some(stated), BodyLength::UntilClose) => length = BodyLength::Stated(stated),
+                (Some(stated), BodyLength::Stated(known)) if stated == known => {}
                 _ => return Some(Err(NotHttp)),
             }
         }
@@ -269,22 +283,62 @@ fn http_head(received: &[u8]) -> Option<Result<Head, NotHttp>> {
     Some(Ok(Head {
         status: response.code.unwrap_or(0),
         bytes,
-        body_bytes,
+        length,
     }))
 }
 
+/// The payload of a chunked body once it is whole (RFC 9112 §7.1); trailers are read and forgotten.
+fn dechunked(mut body: &[u8]) -> Option<Result<Vec<u8>, NotHttp>> {
+    let mut payload = Vec::new();
+    loop {
+        let (start, size) = match httparse::parse_chunk_size(body) {
+            Ok(httparse::Status::Partial) => return None,
+            Ok(httparse::Status::Complete(chunk)) => chunk,
+            Err(_) => return Some(Err(NotHttp)),
+        };
+        body = &body[start..];
+        if size == 0 {
+            let mut trailers = [httparse::EMPTY_HEADER; 32];
+            return match httparse::parse_headers(body, &mut trailers) {
+                Ok(httparse::Status::Partial) => None,
+                Ok(httparse::Status::Complete((end, _))) if end == body.len() => Some(Ok(payload)),
+                _ => Some(Err(NotHttp)),
+            };
+        }
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let Some(chunk) = body.get(..size) else {
+            // More than is ever read is not waited for: the exchange has its own cap.
+            return None;
+        };
+        payload.extend_from_slice(chunk);
+        body = &body[size..];
+        if !b"\r\n".starts_with(&body[..body.len().min(2)]) {
+            return Some(Err(NotHttp));
+        }
+        let Some(rest) = body.get(2..) else {
+            return None;
+        };
+        body = rest;
+    }
+}
+
 /// Status and body once they are whole; a body without a length ends with the connection.
-fn http_body(received: &[u8], eof: bool) -> Option<Result<(u16, &[u8]), NotHttp>> {
+fn http_body(received: &[u8], eof: bool) -> Option<Result<(u16, Cow<'_, [u8]>), NotHttp>> {
     let head = match http_head(received)? {
         Ok(head) => head,
         Err(error) => return Some(Err(error)),
     };
     let body = &received[head.bytes..];
-    match head.body_bytes {
-        Some(length) if body.len() < length => None,
-        Some(length) if body.len() > length => Some(Err(NotHttp)),
-        None if !eof => None,
-        _ => Some(Ok((head.status, body))),
+    match head.length {
+        BodyLength::Stated(length) if body.len() < length => None,
+        BodyLength::Stated(length) if body.len() > length => Some(Err(NotHttp)),
+        BodyLength::Chunked => {
+            dechunked(body).map(|body| body.map(|body| (head.status, Cow::Owned(body))))
+        }
+        BodyLength::UntilClose if !eof => None,
+        BodyLength::Stated(_) | BodyLength::UntilClose => {
+            Some(Ok((head.status, Cow::Borrowed(body))))
+        }
     }
 }
 

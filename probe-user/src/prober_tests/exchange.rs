@@ -199,8 +199,17 @@ fn http_answers() {
             Some(Outcome::BadReply),
         ),
         (
-            "chunked",
-            http("HTTP/1.1 200 OK\ntransfer-encoding: chunked\n\n", b""),
+            "compressed",
+            http("HTTP/1.1 200 OK\ntransfer-encoding: gzip, chunked\n\n", b""),
+            false,
+            Some(Outcome::BadReply),
+        ),
+        (
+            "chunked and a length",
+            http(
+                "HTTP/1.1 200 OK\ncontent-length: 5\ntransfer-encoding: chunked\n\n",
+                b"0\r\n\r\n",
+            ),
             false,
             Some(Outcome::BadReply),
         ),
@@ -297,4 +306,53 @@ proptest! {
             prop_assert!(!matches!(judged, Some(Outcome::Ok)), "{kind:?} {judged:?}");
         }
     }
+}
+
+/// `body` in chunks of `size`, with an extension, then `trailers`.
+fn chunked(body: &[u8], size: usize, trailers: &str) -> Vec<u8> {
+    let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n".to_vec();
+    for chunk in body.chunks(size) {
+        bytes.extend_from_slice(format!("{:X};a=b\r\n", chunk.len()).as_bytes());
+        bytes.extend_from_slice(chunk);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(format!("0\r\n{trailers}\r\n").as_bytes());
+    bytes
+}
+
+#[test]
+fn a_chunked_answer_is_read_however_it_is_cut() {
+    let payload: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+    for size in [1, 7, 16, 999, 1_000] {
+        for trailers in ["", "x: y\r\n"] {
+            let whole = chunked(&payload, size, trailers);
+            let (status, body) = http_body(&whole, false).expect("whole").expect("HTTP");
+            assert_eq!((status, &*body), (200, &payload[..]), "chunks of {size}");
+            for cut in (0..whole.len()).step_by(13).chain([whole.len() - 1]) {
+                assert_eq!(http_body(&whole[..cut], false), None, "cut at {cut}");
+            }
+            let mut more = whole.clone();
+            more.push(b'x');
+            assert_eq!(http_body(&more, false), Some(Err(NotHttp)));
+        }
+    }
+}
+
+#[test]
+fn chunks_that_are_none_are_no_answer() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (body, what) in [
+        ("zz\r\n", "no number"),
+        ("-1\r\n", "a negative one"),
+        ("2\r\nabc\r\n0\r\n\r\n", "a chunk longer than it says"),
+        ("2\r\nabX", "no end of a chunk"),
+        ("fffffffffffffffff\r\n", "a number beyond 64 bits"),
+        ("0\r\nbad header\r\n\r\n", "a trailer that is none"),
+    ] {
+        let bytes = format!("{head}{body}").into_bytes();
+        assert_eq!(http_body(&bytes, false), Some(Err(NotHttp)), "{what}");
+    }
+    // A chunk that will never fit is waited for until the connection ends or the exchange's cap is reached.
+    let huge = format!("{head}ffffffffffffffff\r\nx").into_bytes();
+    assert_eq!(http_body(&huge, false), None);
 }
