@@ -48,6 +48,14 @@ pub(crate) fn admit<S: Send + 'static>(
     incoming: impl Stream<Item = io::Result<S>>,
     stats: Arc<AdmissionStats>,
 ) -> impl Stream<Item = io::Result<Admitted<S>>> {
+    admit_within(incoming, stats, GREETING)
+}
+
+fn admit_within<S: Send + 'static>(
+    incoming: impl Stream<Item = io::Result<S>>,
+    stats: Arc<AdmissionStats>,
+    greeting: Duration,
+) -> impl Stream<Item = io::Result<Admitted<S>>> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     incoming.filter_map(move |connection| {
         let io = match connection {
@@ -61,7 +69,7 @@ pub(crate) fn admit<S: Send + 'static>(
         Some(Ok(Admitted {
             io,
             _slot: slot,
-            greeting: Some((Box::pin(sleep(GREETING)), GREETING_BYTES)),
+            greeting: Some((Box::pin(sleep(greeting)), GREETING_BYTES)),
             stats: Arc::clone(&stats),
         }))
     })
@@ -134,17 +142,19 @@ mod tests {
 
     use super::*;
 
-    fn take(
-        count: usize,
-    ) -> (
-        Vec<DuplexStream>,
-        Pin<Box<impl Stream<Item = io::Result<Admitted<DuplexStream>>>>>,
-        Arc<AdmissionStats>,
-    ) {
+    type Connections = Pin<Box<dyn Stream<Item = io::Result<Admitted<DuplexStream>>>>>;
+
+    const SHORT: Duration = Duration::from_millis(60);
+
+    fn take(count: usize) -> (Vec<DuplexStream>, Connections, Arc<AdmissionStats>) {
         let (ours, theirs): (Vec<_>, Vec<_>) = (0..count).map(|_| duplex(64)).unzip();
         let stats = Arc::<AdmissionStats>::default();
         let incoming = tokio_stream::iter(theirs.into_iter().map(Ok));
-        (ours, Box::pin(admit(incoming, Arc::clone(&stats))), stats)
+        (
+            ours,
+            Box::pin(admit_within(incoming, Arc::clone(&stats), SHORT)),
+            stats,
+        )
     }
 
     #[tokio::test]
@@ -167,7 +177,7 @@ mod tests {
         assert_eq!(stats.refused.load(Ordering::Relaxed), 5);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_caller_that_says_nothing_loses_its_place_and_one_that_greets_keeps_it() {
         let (mut ours, mut admitted, stats) = take(2);
         let mut silent = admitted.next().await.expect("one").expect("open");
@@ -179,7 +189,7 @@ mod tests {
         assert_eq!(silent.read(&mut buffer).await.unwrap(), GREETING_BYTES - 1);
         let error = silent.read(&mut buffer).await.expect_err("too late");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        let quiet = tokio::time::timeout(Duration::from_secs(600), polite.read(&mut buffer)).await;
+        let quiet = tokio::time::timeout(3 * SHORT, polite.read(&mut buffer)).await;
         assert!(quiet.is_err(), "it may take its time now");
         assert_eq!(stats.silent.load(Ordering::Relaxed), 1);
     }

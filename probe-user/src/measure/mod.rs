@@ -30,11 +30,14 @@ pub struct MeasureStats {
     pub busy: AtomicU64,
 }
 
+/// Path MTU in bytes, goodput in bytes per second.
+type Figures = (Option<u16>, Option<u64>);
+
 /// What the last measurements found.
 #[derive(Debug, Default)]
 struct Latest {
-    /// By remote node, forward or not: path MTU in bytes, goodput in bytes per second.
-    known: Mutex<BTreeMap<(NodeRef, PathDirection), (Option<u16>, Option<u64>)>>,
+    /// By remote node and direction.
+    known: Mutex<BTreeMap<(NodeRef, PathDirection), Figures>>,
 }
 
 /// Of the paths between this node and the nodes of `cluster` in one direction, the smallest.
@@ -75,7 +78,7 @@ impl Latest {
 
     fn figures(&self) -> Vec<LatestFigure> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut figures = BTreeMap::<_, (Option<u16>, Option<u64>)>::new();
+        let mut figures = BTreeMap::<_, Figures>::new();
         for ((node, direction), (mtu, goodput)) in &*known {
             let entry = figures
                 .entry((node.cluster.clone(), *direction))

@@ -315,15 +315,15 @@ fn dechunked(mut body: &[u8]) -> Option<Result<Vec<u8>, NotHttp>> {
         if !b"\r\n".starts_with(&body[..body.len().min(2)]) {
             return Some(Err(NotHttp));
         }
-        let Some(rest) = body.get(2..) else {
-            return None;
-        };
-        body = rest;
+        body = body.get(2..)?;
     }
 }
 
-/// Status and body once they are whole; a body without a length ends with the connection.
-fn http_body(received: &[u8], eof: bool) -> Option<Result<(u16, Cow<'_, [u8]>), NotHttp>> {
+/// Status and body.
+type Answered<'a> = (u16, Cow<'a, [u8]>);
+
+/// Both once they are whole; a body without a length ends with the connection.
+fn http_body(received: &[u8], eof: bool) -> Option<Result<Answered<'_>, NotHttp>> {
     let head = match http_head(received)? {
         Ok(head) => head,
         Err(error) => return Some(Err(error)),
