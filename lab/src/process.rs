@@ -194,3 +194,34 @@ pub(crate) fn last_words(log: &Path) -> String {
     }
     lines[lines.len().saturating_sub(4)..].join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_owner_of_the_pid_is_somebody_else() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let spec = ProcessSpec {
+            name: "own".into(),
+            program: "/bin/true".into(),
+            args: Vec::new(),
+            netns: None,
+            cgroup: PathBuf::new(),
+            unprivileged: false,
+            realtime: false,
+            log: PathBuf::new(),
+        };
+        let started = start_ticks(pid).unwrap();
+        let process = |started| Process {
+            spec: spec.clone(),
+            pid,
+            started,
+        };
+        assert!(process(started).alive());
+        let other = process(started + 1);
+        assert!(!other.alive());
+        // This test would not survive it.
+        other.end().unwrap();
+    }
+}

@@ -44,7 +44,7 @@ struct View {
 /// Returns when every view reaches all its targets.
 pub(crate) fn wait(options: &Options, run: &RunDir, state: &State) -> Result<()> {
     let begin = Instant::now();
-    let open = Mutex::new(views(run, state)?);
+    let open = Mutex::new(views(run, state, &cgroup::lab_dir(run.lab())?));
     let mut last;
     loop {
         let current = open
@@ -139,7 +139,8 @@ fn accepts(target: &Target) -> bool {
     }
 }
 
-fn views(run: &RunDir, state: &State) -> Result<Vec<View>> {
+/// `cgroups`: where the lab's nodes have theirs.
+fn views(run: &RunDir, state: &State, cgroups: &Path) -> Vec<View> {
     let topology = &state.topology;
     let mut views = Vec::new();
     let fabric = &topology.fabric.netns;
@@ -193,9 +194,9 @@ fn views(run: &RunDir, state: &State) -> Result<Vec<View>> {
         });
     }
     if !state.bare {
-        views.extend(service_views(topology)?);
+        views.extend(service_views(topology, cgroups));
     }
-    Ok(views)
+    views
 }
 
 fn node_plane(topology: &Topology, own: &[IpAddr]) -> Vec<(String, Target)> {
@@ -214,9 +215,8 @@ fn node_plane(topology: &Topology, own: &[IpAddr]) -> Vec<(String, Target)> {
 }
 
 /// Services from one client pod per cluster, and through their node port from every external host.
-fn service_views(topology: &Topology) -> Result<Vec<View>> {
+fn service_views(topology: &Topology, cgroups: &Path) -> Vec<View> {
     let mut views = Vec::new();
-    let cgroups = cgroup::lab_dir(&topology.lab)?;
     for node in topology.clusters.iter().filter_map(|c| c.nodes.first()) {
         let Some(pod) = node.pod(PodRole::Client) else {
             continue;
@@ -255,7 +255,7 @@ fn service_views(topology: &Topology) -> Result<Vec<View>> {
             targets: targets.flatten().collect(),
         });
     }
-    Ok(views)
+    views
 }
 
 /// One target per address whose family the source speaks.
@@ -266,4 +266,53 @@ fn tcp(name: &str, addresses: &[IpAddr], port: u16, source: &[IpAddr]) -> Vec<(S
         .map(|a| SocketAddr::new(*a, port))
         .map(|a| (format!("{name} at {a}"), Target::Tcp(a)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{OuterDf, Services};
+    use crate::state::Phase;
+    use crate::topology::{default_mesh, plan};
+
+    #[test]
+    fn a_lab_is_ready_when_everybody_reaches_agents_nodes_and_services() {
+        let mut state = State {
+            phase: Phase::Building,
+            topology: plan("t", &default_mesh(3, 6).unwrap()).unwrap(),
+            outer_df: OuterDf::Set,
+            services: Services::Connect,
+            bare: false,
+            bpffs: PathBuf::new(),
+            processes: Vec::new(),
+            faults: Vec::new(),
+            next_fault: 1,
+        };
+        let run = RunDir::new("t").unwrap();
+        let seen = |state: &State| -> Vec<(String, usize, bool)> {
+            let views = views(&run, state, Path::new("/cgroups"));
+            let row = |v: View| (v.from, v.targets.len(), v.cgroup.is_some());
+            views.into_iter().map(row).collect()
+        };
+        let whole = seen(&state);
+        // Both families; agents' pods also wait for both planes' sockets.
+        for (from, targets, in_cgroup) in [
+            ("the fabric", 1, false),
+            ("node wrk-e-1", 6 * 2, false),
+            ("pod agent-pi-worker-01", 6 * 2 + 2, false),
+            ("pod client-cp-e-1", 2, true),
+            ("pod client-cp-w-1", 2, true),
+            ("pod client-pi-master-01", 2, true),
+            ("drone-2", 2, false),
+        ] {
+            let row = (from.to_owned(), targets, in_cgroup);
+            assert!(whole.contains(&row), "{row:?} in {whole:?}");
+        }
+        assert_eq!(whole.len(), 1 + 6 + 6 + 3 + 2);
+        // Without agents and services there is the way between pods.
+        state.bare = true;
+        let bare = seen(&state);
+        assert!(bare.contains(&("pod client-wrk-w-1".to_owned(), 6 * 2, false)));
+        assert_eq!(bare.len(), 1 + 6);
+    }
 }

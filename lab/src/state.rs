@@ -3,7 +3,8 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -87,9 +88,11 @@ impl State {
 /// Name of the line's process.
 pub(crate) const LINE: &str = "line";
 
-/// Held while a command changes a lab; the kernel lets go of it with its holder.
+/// Held while a command changes a lab; the kernel lets go of it with its holder. A lab that is gone
+/// leaves no lock.
 pub(crate) struct Lock {
     _file: File,
+    run: RunDir,
 }
 
 impl Lock {
@@ -98,12 +101,20 @@ impl Lock {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).during(|| format!("create {}", dir.display()))?;
         }
-        let file = File::create(&path).during(|| format!("open {}", path.display()))?;
+        let open = || File::create(&path).during(|| format!("open {}", path.display()));
+        let mut file = open()?;
         // A holder that was killed between fork and exec leaves a child that holds it for a moment.
         let patience = Instant::now() + Duration::from_secs(1);
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) if is_at(&file, &path) => {
+                    return Ok(Self {
+                        _file: file,
+                        run: run.clone(),
+                    });
+                }
+                // Its last holder removed the file between our opening and locking it.
+                Ok(()) => file = open()?,
                 Err(TryLockError::WouldBlock) if Instant::now() < patience => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -117,4 +128,19 @@ impl Lock {
             }
         }
     }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.run.dir().exists() {
+            // Still held: whoever waits for it sees that the file is another one, or none.
+            let _ = fs::remove_file(self.run.lock());
+        }
+    }
+}
+
+/// Whether `file` is what `path` leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(a), Ok(b)) if same(&a, &b))
 }

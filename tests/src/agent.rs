@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::leftovers;
 use crate::netns::Netns;
-use crate::probe::{pin_folder, remote_name};
+use crate::probe::remote_name;
 use crate::rig::Rig;
 
 /// uid and gid of `run`.
@@ -37,9 +38,8 @@ impl Loaded {
 
     /// Everything but the load itself.
     pub fn prepare(rig: &Rig) -> Result<Self> {
-        let pins = pin_folder();
-        let name = pins.file_name().context("pin folder without a name")?;
-        let folder = std::env::temp_dir().join(format!("aggrik8s-test-{}", name.display()));
+        let pins = leftovers::pins();
+        let folder = leftovers::temporary("agent");
         std::fs::create_dir_all(&folder)?;
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755))?;
         chown(&folder, Some(USER), Some(USER))?;

@@ -1,15 +1,13 @@
-//! Scratch cgroups (v2) for tests, named by the pid of their owner and removed on drop.
+//! Scratch cgroups (v2) for tests, removed on drop.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-const PREFIX: &str = "a8t-";
-static NEXT: AtomicU32 = AtomicU32::new(0);
+use crate::leftovers;
 
 /// A cgroup without controllers: enough to attach programs to.
 pub struct Cgroup {
@@ -19,18 +17,12 @@ pub struct Cgroup {
 impl Cgroup {
     /// Directly below the mount of cgroup v2.
     pub fn create(label: &str) -> Result<Self> {
-        let root = mount()?;
-        sweep(&root);
-        Self::below(&root, label)
+        Self::below(&mount()?, label)
     }
 
     /// A child of `parent`.
     pub fn below(parent: &Path, label: &str) -> Result<Self> {
-        let path = parent.join(format!(
-            "{PREFIX}{}-{}-{label}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
+        let path = parent.join(leftovers::name(label));
         fs::create_dir(&path).with_context(|| format!("create cgroup `{}`", path.display()))?;
         Ok(Self { path })
     }
@@ -78,23 +70,4 @@ pub fn mount() -> Result<PathBuf> {
         .find(|fields| fields.get(2) == Some(&"cgroup2"))
         .map(|fields| PathBuf::from(fields[1]))
         .context("no cgroup v2 mount (hint: mount -t cgroup2 none /sys/fs/cgroup/unified)")
-}
-
-/// Removes empty cgroups, two levels deep, whose owner is dead.
-fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next())
-            .and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            sweep(&entry.path());
-            // Busy ones stay: a process in them is somebody's.
-            let _ = fs::remove_dir(entry.path());
-        }
-    }
 }

@@ -5,16 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::leftovers;
 use crate::netns::Netns;
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The agent's user and group in a cluster.
 pub const USER: u32 = 65532;
@@ -47,11 +45,7 @@ pub struct Container {
 impl Container {
     /// Starts the program and returns while it runs.
     pub fn start(plan: &Plan<'_>) -> Result<Self> {
-        let id = format!(
-            "a8t-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let id = leftovers::name("container");
         let folder = std::env::temp_dir().join(&id);
         // Built before runc is asked, so that whatever is left half-way is removed by drop.
         let mut container = Self { id, folder, pid: 0 };

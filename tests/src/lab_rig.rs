@@ -5,13 +5,12 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
+use crate::leftovers;
 
 /// Echo port of client pods.
 pub const ECHO: u16 = 7;
@@ -24,9 +23,8 @@ pub struct Lab {
 impl Lab {
     /// Only the name: nothing is up.
     pub fn named() -> Self {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
-            name: format!("t{}-{number}", std::process::id()),
+            name: leftovers::lab(),
         }
     }
 
@@ -103,6 +101,26 @@ impl Lab {
 
     pub fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.ok("status", &["-o", "json"])?)?)
+    }
+
+    /// Pid of one of the lab's processes, whether it lives or not.
+    pub fn pid(&self, name: &str) -> Result<i32> {
+        let process = self.process(name)?;
+        let pid = process["pid"].as_i64().context("a pid")?;
+        Ok(i32::try_from(pid)?)
+    }
+
+    pub fn alive(&self, name: &str) -> Result<bool> {
+        Ok(self.process(name)?["alive"] == true)
+    }
+
+    fn process(&self, name: &str) -> Result<Value> {
+        let status = self.status()?;
+        let processes = status["processes"].as_array().context("processes")?;
+        let found = processes.iter().find(|p| p["name"] == name);
+        found
+            .cloned()
+            .with_context(|| format!("process `{name}` in {status}"))
     }
 
     /// Pods, nodes and external clients by name.
@@ -191,6 +209,10 @@ impl Lab {
                 .is_some_and(|p| p.starts_with(&format!("{run_dir}/")))
         };
         remains.extend(mounts.lines().filter(lost).map(|m| format!("mount {m}")));
+        let lock = format!("/run/aggrik8s/lab/.{}.lock", self.name);
+        if Path::new(&lock).exists() {
+            remains.push(format!("lock {lock}"));
+        }
         if self.cgroup()?.exists() {
             remains.push(format!("cgroup {}", self.cgroup()?.display()));
         }
@@ -331,6 +353,16 @@ impl Place {
     pub fn connects(&self, target: SocketAddr) -> Result<bool> {
         self.inside(|| TcpStream::connect_timeout(&target, Duration::from_millis(700)).is_ok())
     }
+}
+
+/// Polls until `done`, at most thirty seconds.
+pub fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done()? {
+        ensure!(Instant::now() < deadline, "no {what} within 30 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// Both streams of a finished program.

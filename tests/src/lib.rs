@@ -7,6 +7,7 @@ pub mod faults;
 pub mod foreign;
 pub mod kernel_scenario;
 pub mod lab_rig;
+pub mod leftovers;
 pub mod line_agents;
 pub mod line_rig;
 pub mod netns;

@@ -13,6 +13,7 @@ use mesh::AgentEndpoint;
 use mesh::observation::NodeRef;
 
 use crate::agent::{USER, binary};
+use crate::leftovers;
 use crate::line_rig::LineRig;
 use crate::netns::Netns;
 
@@ -25,7 +26,9 @@ pub struct LineAgents {
 impl LineAgents {
     /// Starts both and waits until they serve.
     pub fn start(rig: &LineRig) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix(&leftovers::name(""))
+            .tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         chown(folder.path(), Some(USER), Some(USER))?;
         fs::write(folder.path().join("mesh.yaml"), MESH)?;

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,9 +15,8 @@ use lab::line::fault::Scope;
 use lab::line::stats::{LineStats, PathCounts, Starved};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::leftovers;
 use crate::netns::{Netns, veth};
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
 
 pub const CLIENT: (Ipv4Addr, Ipv6Addr) = (
     Ipv4Addr::new(10, 71, 0, 2),
@@ -42,11 +40,7 @@ pub struct LineRig {
 impl LineRig {
     /// With the line's profile and limits changed by `adjust`.
     pub fn new(adjust: impl FnOnce(&mut LineConfig)) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!(
-            "a8t-line-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
+        let folder = leftovers::temporary("line");
         std::fs::create_dir_all(&folder)?;
         let mut rig = Self {
             client: Netns::create("client")?,

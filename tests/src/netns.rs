@@ -1,18 +1,16 @@
-//! Network namespaces and veth pairs for tests. Names carry the pid of their owner, so that what a
-//! killed test left behind is found and removed by the next one.
+//! Network namespaces and veth pairs for tests.
 
 use std::fs::File;
 use std::net::IpAddr;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 
-const PREFIX: &str = "a8t-";
+use crate::leftovers;
+
 const FOLDER: &str = "/run/netns";
-static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A network namespace with its loopback up; removed on drop.
 pub struct Netns {
@@ -22,12 +20,7 @@ pub struct Netns {
 
 impl Netns {
     pub fn create(label: &str) -> Result<Self> {
-        sweep()?;
-        let name = format!(
-            "{PREFIX}{}-{}-{label}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = leftovers::name(label);
         ip(&["netns", "add", &name])?;
         let path = format!("{FOLDER}/{name}");
         let file = File::open(&path).with_context(|| format!("open `{path}`"))?;
@@ -134,31 +127,6 @@ pub fn veth(left: End<'_>, right: End<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Removes namespaces whose owner is dead.
-pub fn sweep() -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(FOLDER) else {
-        return Ok(());
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').next())
-            .and_then(|pid| pid.parse::<u32>().ok());
-        if let Some(pid) = owner
-            && !std::path::Path::new(&format!("/proc/{pid}")).exists()
-        {
-            // Another test may be sweeping too: only what is still there counts.
-            if let Err(error) = ip(&["netns", "del", &name])
-                && entry.path().exists()
-            {
-                return Err(error.context(format!("sweep `{name}`")));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Runs `ip` and returns its standard output.
 pub fn ip(args: &[&str]) -> Result<String> {
     let output = Command::new("ip")
@@ -224,21 +192,6 @@ mod tests {
         let path = a.path();
         drop((a, b));
         assert!(!std::path::Path::new(&path).exists());
-        Ok(())
-    }
-
-    #[test]
-    fn sweep_removes_only_what_the_dead_left() -> Result<()> {
-        if skip(missing())? {
-            return Ok(());
-        }
-        // Above the largest possible pid, so that no process has it.
-        let dead = format!("{PREFIX}99999999-{}-x", std::process::id());
-        ip(&["netns", "add", &dead])?;
-        let alive = Netns::create("alive")?;
-        sweep()?;
-        assert!(!std::path::Path::new(&format!("{FOLDER}/{dead}")).exists());
-        assert!(std::path::Path::new(&alive.path()).exists());
         Ok(())
     }
 }

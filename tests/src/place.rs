@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::agent::{USER, binary};
+use crate::leftovers;
 use crate::netns::{Netns, missing, skip};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -54,7 +55,10 @@ pub struct Place {
 impl Place {
     fn new() -> Self {
         let place = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: tempfile::Builder::new()
+                .prefix(&leftovers::name(""))
+                .tempdir()
+                .unwrap(),
         };
         let path = place.folder();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();

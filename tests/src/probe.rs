@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,8 @@ use probe_common::{Counter, Direction, GlobalCounter, HistogramKind, Origin, Rem
 use probe_user::sys::loader::{self, Options};
 use probe_user::sys::maps::Maps;
 
+use crate::leftovers;
 use crate::rig::Rig;
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The pinned programs' counts; where we loaded them, unloaded on drop.
 pub struct Probe {
@@ -27,7 +25,7 @@ impl Probe {
     /// Attaches to `cgroup`, with the options changed by `adjust`. The environment variable
     /// `AGGRIK8S_OBJECT` names an object to try instead of the committed one.
     pub fn load(cgroup: &Path, adjust: impl FnOnce(&mut Options)) -> Result<Self> {
-        let pins = pin_folder();
+        let pins = leftovers::pins();
         let mut options = Options::new(cgroup, &pins);
         if let Some(object) = std::env::var_os("AGGRIK8S_OBJECT") {
             options.object = std::fs::read(object)?.into();
@@ -191,19 +189,6 @@ pub fn remote_name(index: u8) -> String {
         0 => "near".to_owned(),
         _ => format!("far-{index}"),
     }
-}
-
-/// A pin folder nobody else uses, below the bpffs of this machine.
-pub fn pin_folder() -> PathBuf {
-    let root = probe_user::sys::cgroup::bpffs_mount()
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| PathBuf::from("/sys/fs/bpf"));
-    root.join(format!(
-        "aggrik8s-test/{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ))
 }
 
 /// Why the kernel programs cannot be tested here, with the fix.

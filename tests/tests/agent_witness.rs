@@ -15,9 +15,10 @@ use probe_api::{Client, PlannedTarget, ProbePlan};
 use probe_user::sys::loader::{self, Options};
 use tests::agent::USER;
 use tests::cgroup::{Cgroup, join, mount};
+use tests::leftovers;
 use tests::netns::skip;
 use tests::place::{Agent, Place, at_a_place, get, wait_until};
-use tests::probe::{missing, pin_folder};
+use tests::probe::missing;
 
 /// What the prober's thread can add to the kernel's connect time without noticing: a stall of 5 ms between two polls,
 /// one of 5 ms in a poll and its tick of 2 ms; anything longer makes the sample starved.
@@ -130,7 +131,7 @@ struct Attached {
 impl Attached {
     fn new() -> Result<Self> {
         let cgroup = Cgroup::create("witness")?;
-        let pins = pin_folder();
+        let pins = leftovers::pins();
         let options = Options {
             gid: Some(USER),
             ..Options::new(cgroup.path(), &pins)

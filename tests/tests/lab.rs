@@ -1,12 +1,15 @@
-//! The lab itself: built, crossed, broken, mended and removed, through the shipped binary.
+//! The lab's network, built, crossed, broken and mended through the shipped binary.
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+#[path = "lab/life.rs"]
+mod life;
+
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::lab_rig::{ECHO, Lab, binary, both, missing};
+use tests::lab_rig::{ECHO, Lab, both, missing, wait};
+use tests::leftovers;
 use tests::netns::skip;
 
 const SMALL: [&str; 5] = ["--bare", "--clusters", "2", "--nodes", "2"];
@@ -69,9 +72,9 @@ fn without_the_line_nothing_crosses() -> Result<()> {
     let (east, west) = (lab.place("client-cp-e-1")?, lab.place("client-cp-w-1")?);
     let address = (west.address(false)?, ECHO).into();
     east.tcp_echo(address)?;
-    let pid = process(&lab, "line")?;
+    let pid = lab.pid("line")?;
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    wait("the line's end", || Ok(!alive(&lab, "line")?))?;
+    wait("the line's end", || Ok(!lab.alive("line")?))?;
     ensure!(
         !east.connects(address)?,
         "a connection got past the dead line"
@@ -374,226 +377,11 @@ fn status_lists_every_part() -> Result<()> {
 }
 
 #[test]
-fn two_labs_live_side_by_side_and_names_are_taken_once() -> Result<()> {
-    if skip(missing())? {
-        return Ok(());
-    }
-    let (one, two) = (Lab::up(&SMALL)?, Lab::up(&SMALL)?);
-    let reach = |lab: &Lab| -> Result<()> {
-        let target = lab.place("client-cp-w-1")?.address(false)?;
-        lab.place("client-cp-e-1")?
-            .tcp_echo((target, ECHO).into())
-            .map(drop)
-    };
-    let before = two.crossed("talos-east", "talos-west")?;
-    reach(&one)?;
-    ensure!(
-        two.crossed("talos-east", "talos-west")? == before,
-        "a packet of one lab crossed the other's line"
-    );
-    let again = one.cli("up", &SMALL)?;
-    let text = both(&again);
-    ensure!(
-        again.status.code() == Some(2) && text.contains("already up") && text.contains("hint:"),
-        "{text}"
-    );
-    reach(&one)?;
-    one.ok("down", &[])?;
-    ensure!(one.remains()?.is_empty(), "{:?}", one.remains()?);
-    reach(&two)?;
-    let twice = one.ok("down", &[])?;
-    ensure!(twice.contains("there was no lab"), "{twice}");
-    Ok(())
-}
-
-#[test]
-fn two_commands_do_not_change_one_lab_at_once() -> Result<()> {
-    if skip(missing())? {
-        return Ok(());
-    }
-    let lab = Lab::named();
-    std::fs::create_dir_all("/run/aggrik8s/lab")?;
-    let lock = std::fs::File::create(format!("/run/aggrik8s/lab/.{}.lock", lab.name()))?;
-    lock.lock()?;
-    for verb in ["up", "down"] {
-        let args: &[&str] = if verb == "up" { &SMALL } else { &[] };
-        let output = lab.cli(verb, args)?;
-        ensure!(
-            output.status.code() == Some(5),
-            "{verb}: {}\n{}",
-            output.status,
-            both(&output)
-        );
-    }
-    ensure!(lab.remains()?.is_empty(), "{:?}", lab.remains()?);
-    drop(lock);
-    lab.bring_up(&SMALL)?;
-    Ok(())
-}
-
-#[test]
-fn what_a_kill_leaves_is_found_and_removed() -> Result<()> {
-    if skip(missing())? {
-        return Ok(());
-    }
-    // One moment in every step of `up`; each is followed by `down` alone and by `up` again.
-    let mut in_time = 0;
-    for part in ["state.json", "netns", "line.json", "mesh.yaml", "line.sock"] {
-        for again in [false, true] {
-            let lab = Lab::named();
-            let moment = match part {
-                "netns" => format!("/run/netns/ak-{}.fabric", lab.name()).into(),
-                file => lab.run_dir().join(file),
-            };
-            // Many namespaces: the tool that makes them is at work for a while after the kill.
-            let options = match part {
-                "netns" => &["--bare", "--clusters", "2", "--nodes", "40"][..],
-                _ => &SMALL,
-            };
-            let killed = lab.killed_up(options, &moment)?;
-            in_time += usize::from(killed);
-            if again && killed {
-                lab.bring_up(&SMALL)?;
-                let target = lab.place("client-cp-w-1")?.address(true)?;
-                lab.place("client-cp-e-1")?
-                    .tcp_echo((target, ECHO).into())?;
-            }
-            lab.ok("down", &[])?;
-            ensure!(
-                lab.remains()?.is_empty(),
-                "killed at {part}: {:?}",
-                lab.remains()?
-            );
-        }
-    }
-    ensure!(
-        in_time >= 6,
-        "only {in_time} of 10 were killed before their end"
-    );
-    Ok(())
-}
-
-#[test]
-fn a_lab_whose_processes_were_killed_is_built_anew() -> Result<()> {
-    if skip(missing())? {
-        return Ok(());
-    }
-    let lab = Lab::up(&SMALL)?;
-    for process in lab.status()?["processes"].as_array().context("processes")? {
-        let pid = process["pid"]
-            .as_i64()
-            .and_then(|p| i32::try_from(p).ok())
-            .context("a pid")?;
-        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    }
-    wait("all processes' end", || Ok(!alive(&lab, "line")?))?;
-    let text = lab.bring_up(&SMALL)?;
-    ensure!(text.contains("removed what was left"), "{text}");
-    let target = lab.place("client-cp-w-1")?.address(false)?;
-    lab.place("client-cp-e-1")?
-        .tcp_echo((target, ECHO).into())?;
-    Ok(())
-}
-
-#[test]
-fn a_signal_ends_up_and_leaves_nothing() -> Result<()> {
-    if skip(missing())? {
-        return Ok(());
-    }
-    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
-        let lab = Lab::named();
-        // Ten clusters' worth of work is not needed: the run directory appears early.
-        let mut up = lab
-            .command("up", &["--bare", "--nodes", "12"])?
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        wait("the run directory", || {
-            Ok(lab.run_dir().join("state.json").exists())
-        })?;
-        kill(Pid::from_raw(i32::try_from(up.id())?), signal)?;
-        let status = up.wait()?;
-        ensure!(status.code() == Some(code), "{signal}: {status}");
-        ensure!(lab.remains()?.is_empty(), "{signal}: {:?}", lab.remains()?);
-    }
-    Ok(())
-}
-
-#[test]
-fn mistakes_get_a_clear_word_and_build_nothing() -> Result<()> {
-    if skip(missing())? {
-        return Ok(());
-    }
-    let lab = Lab::named();
-    let cases: [(&[&str], &str); 6] = [
-        (&["--bare", "--nodes", "2"], "3 clusters need 3 to 60 nodes"),
-        (&["--bare", "--clusters", "4"], "1 to 3 clusters"),
-        (&["--bare", "--delay", "talos-east:mars=5ms"], "`mars`"),
-        (&["--bare", "--behind", "drones=mars"], "no cluster `mars`"),
-        (&["--bpffs", "/proc"], "not a mounted bpffs"),
-        (
-            &["--bare", "-f", "/no/such/mesh.yaml"],
-            "/no/such/mesh.yaml",
-        ),
-    ];
-    for (args, expected) in cases {
-        let output = lab.cli("up", args)?;
-        let text = both(&output);
-        ensure!(
-            output.status.code() == Some(2) && text.contains(expected),
-            "{args:?}: {}\n{text}",
-            output.status
-        );
-        ensure!(lab.remains()?.is_empty(), "{args:?}: {:?}", lab.remains()?);
-    }
-    for (verb, args) in [
-        ("status", &[][..]),
-        ("exec", &["x", "--", "true"]),
-        ("fault", &["list"]),
-    ] {
-        let output = lab.cli(verb, args)?;
-        let text = both(&output);
-        ensure!(
-            output.status.code() == Some(2) && text.contains("hint: bring it up"),
-            "{verb}: {}\n{text}",
-            output.status
-        );
-    }
-    Ok(())
-}
-
-#[test]
-fn without_root_it_says_so() -> Result<()> {
-    use std::os::unix::process::CommandExt;
-    if skip(missing())? {
-        return Ok(());
-    }
-    // Where the binary was built may be closed to others.
-    let copy = std::env::temp_dir().join(format!("aggrik8s-{}", std::process::id()));
-    std::fs::copy(binary()?, &copy)?;
-    let output = std::process::Command::new(&copy)
-        .args(["lab", "up", "--bare", "--name", "never"])
-        .uid(65_534)
-        .gid(65_534)
-        .current_dir("/")
-        .output();
-    std::fs::remove_file(&copy)?;
-    let output = output?;
-    let text = both(&output);
-    ensure!(
-        output.status.code() == Some(2) && text.contains("needs root") && text.contains("sudo"),
-        "{}\n{text}",
-        output.status
-    );
-    Ok(())
-}
-
-#[test]
 fn a_mesh_of_ones_own_becomes_a_lab() -> Result<()> {
     if skip(missing())? {
         return Ok(());
     }
-    let file = std::env::temp_dir().join(format!("own-mesh-{}.yaml", std::process::id()));
+    let file = leftovers::temporary("mesh.yaml");
     std::fs::write(&file, OWN)?;
     let lab = Lab::named();
     let up = lab.bring_up(&["--bare", "-f", &file.display().to_string()]);
@@ -653,36 +441,6 @@ fn the_outer_packets_may_be_fragmented_or_not() -> Result<()> {
             link.contains(expected) || (option == "clear" && !link.contains("df ")),
             "{link}"
         );
-    }
-    Ok(())
-}
-
-fn process(lab: &Lab, name: &str) -> Result<i32> {
-    let status = lab.status()?;
-    let found = status["processes"]
-        .as_array()
-        .and_then(|p| p.iter().find(|p| p["name"] == name))
-        .cloned();
-    let pid = found
-        .as_ref()
-        .and_then(|p| p["pid"].as_i64())
-        .with_context(|| format!("process `{name}` in {status}"))?;
-    Ok(i32::try_from(pid)?)
-}
-
-fn alive(lab: &Lab, name: &str) -> Result<bool> {
-    let status = lab.status()?;
-    Ok(status["processes"]
-        .as_array()
-        .is_some_and(|p| p.iter().any(|p| p["name"] == name && p["alive"] == true)))
-}
-
-/// Polls until `done`, at most ten seconds.
-fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !done()? {
-        ensure!(Instant::now() < deadline, "no {what} within 10 s");
-        std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
 }

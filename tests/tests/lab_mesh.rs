@@ -7,11 +7,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::lab_rig::{Lab, Place, both, missing};
+use tests::lab_rig::{Lab, Place, both, missing, wait};
+use tests::leftovers;
 use tests::netns::skip;
 
 const SMALL: [&str; 4] = ["--clusters", "2", "--nodes", "3"];
@@ -33,7 +34,7 @@ fn agents_have_no_privilege_and_see_their_kernel() -> Result<()> {
             ),
             (format!("node-agent-{node}"), lab.place(node)?, NODE_METRICS),
         ] {
-            let pid = process(&lab.status()?, &name)?.0;
+            let pid = lab.pid(&name)?;
             let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
             for line in [
                 "Uid:\t65532\t65532\t65532\t65532",
@@ -61,32 +62,31 @@ fn agents_have_no_privilege_and_see_their_kernel() -> Result<()> {
 }
 
 #[test]
-fn services_are_reached_by_address_and_name_from_everywhere() -> Result<()> {
+fn services_have_names_and_drones_come_through_the_node_port() -> Result<()> {
     if skip(missing())? {
         return Ok(());
     }
     let lab = Lab::up(&SMALL)?;
     let status = lab.status()?;
     let service = &status["services"][0];
-    let port = service["port"]
-        .as_u64()
-        .and_then(|p| u16::try_from(p).ok())
-        .context("a port")?;
-    // The backend's own node, another node of its cluster, another cluster, and a node itself.
-    for from in ["client-wrk-e-1", "client-cp-e-1", "client-cp-w-1", "cp-w-1"] {
-        for address in service["addresses"].as_array().context("addresses")? {
-            let address: SocketAddr =
-                SocketAddr::new(address.as_str().context("text")?.parse()?, port);
-            let (code, _) = get_from(&lab.place(from)?, address, "/nothing")?;
-            ensure!(code == 404, "{from} to {address}: {code}");
-        }
-    }
     let v4 = service["addresses"][0].as_str().context("an address")?;
     let named = lab.ok(
         "exec",
         &["client-cp-w-1", "--", "getent", "ahostsv4", "ndvi"],
     )?;
     ensure!(named.starts_with(v4), "`ndvi` is {named}, not {v4}");
+    // Every cluster's server knows the names of all clusters: services in each, and pods.
+    let pod = lab.place("client-cp-e-1")?.address(false)?.to_string();
+    for (name, expected) in [
+        ("ndvi.svc.talos-east.mesh", v4),
+        ("client-cp-e-1.pod.talos-east.mesh", &pod),
+    ] {
+        let found = lab.ok("exec", &["client-cp-w-1", "--", "getent", "ahostsv4", name])?;
+        ensure!(
+            found.starts_with(expected),
+            "`{name}` is {found}, not {expected}"
+        );
+    }
     // Drones come through the node's port with their own addresses, and the kernel knows them.
     wait("right answers for both drones", || {
         let traffic = lab.status()?["traffic"].clone();
@@ -165,7 +165,7 @@ fn edges_break_where_they_are_told_to_and_mend() -> Result<()> {
     })?;
 
     let stopped = |node: &str| -> Result<usize> {
-        let pid = process(&lab.status()?, &format!("agent-{node}"))?.0;
+        let pid = lab.pid(&format!("agent-{node}"))?;
         let mut seen = 0;
         for _ in 0..100 {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -289,7 +289,7 @@ fn pins_go_to_the_bpffs_that_was_named() -> Result<()> {
     if skip(missing())? {
         return Ok(());
     }
-    let dir = std::env::temp_dir().join(format!("lab-bpffs-{}", std::process::id()));
+    let dir = leftovers::temporary("bpffs");
     std::fs::create_dir_all(&dir)?;
     nix::mount::mount(
         Some("bpffs"),
@@ -324,19 +324,6 @@ fn pins_below(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Pid of a process of the lab, and whether it lives.
-fn process(status: &Value, name: &str) -> Result<(i64, bool)> {
-    let processes = status["processes"].as_array().context("processes")?;
-    let found = processes
-        .iter()
-        .find(|p| p["name"] == name)
-        .with_context(|| format!("process `{name}`"))?;
-    Ok((
-        found["pid"].as_i64().context("a pid")?,
-        found["alive"] == true,
-    ))
-}
-
 fn get(place: &Place, port: u16, path: &str) -> Result<(u16, String)> {
     let own = SocketAddr::new(place.address(false)?, port);
     get_from(place, own, path)
@@ -362,14 +349,4 @@ fn get_from(place: &Place, target: SocketAddr, path: &str) -> Result<(u16, Strin
         .and_then(|c| c.parse().ok())
         .with_context(|| format!("a status in {head}"))?;
     Ok((code, body.to_owned()))
-}
-
-/// Polls until `done`, at most thirty seconds.
-fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done()? {
-        ensure!(Instant::now() < deadline, "no {what} within 30 s");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }

@@ -14,7 +14,7 @@ use tests::container::{self, Access, Container, Plan, USER};
 use tests::netns::skip;
 use tests::rig::Rig;
 use tests::storm::ClientPlan;
-use tests::{agent, probe, sys};
+use tests::{agent, leftovers, probe, sys};
 
 const BOTH: &[&str] = &["bpf", "net_admin"];
 const CONNECTS: u64 = 200;
@@ -293,13 +293,10 @@ struct Bed {
 impl Bed {
     fn new() -> Result<Self> {
         let rig = Rig::new("privilege", 1)?;
-        let pins = probe::pin_folder();
-        let name = pins.file_name().context("pin folder without a name")?;
-        let name = format!("a8t-privilege-{}", name.display());
         let bed = Self {
-            folder: std::env::temp_dir().join(name),
+            folder: leftovers::temporary("privilege"),
             rig,
-            pins,
+            pins: leftovers::pins(),
         };
         fs::create_dir_all(bed.folder.join("run"))?;
         chown(bed.folder.join("run"), Some(USER), Some(USER))?;

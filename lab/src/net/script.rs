@@ -312,3 +312,29 @@ pub(super) fn host(client: &ClientNet, host: &ClientHost) -> Script {
     }
     script
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{PodRole, default_mesh, plan};
+
+    #[test]
+    fn what_vxlan_adds_comes_off_the_mtu_of_pods() {
+        let mut mesh = default_mesh(2, 2).unwrap();
+        for (v6_only, expected) in [(false, "mtu 1450"), (true, "mtu 1430")] {
+            if v6_only {
+                for cluster in &mut mesh.clusters {
+                    cluster.node_networks.retain(|n| n.addr().is_ipv6());
+                }
+            }
+            let lab = plan("t", &mesh).unwrap();
+            let (cluster, own) = lab.nodes().next().unwrap();
+            let in_pod = pod(own, own.pod(PodRole::Agent).unwrap());
+            let on_node = node(&lab, cluster, own, OuterDf::Set, Services::Dnat);
+            for (script, device) in [(in_pod, "set eth0"), (on_node, "set vx0")] {
+                let line = script.ip.iter().find(|line| line.contains(device)).unwrap();
+                assert!(line.contains(expected), "{line}");
+            }
+        }
+    }
+}

@@ -55,15 +55,19 @@ pub(super) fn main(args: &[String]) -> Result<(), RoleError> {
         for tile in 0.. {
             ticks.tick().await;
             drone.deliver(tile, &mut counters).await;
-            // Slots that passed while a slow tile was under way.
-            let slots = start.elapsed().as_nanos() / interval.as_nanos();
-            counters.skipped = u64::try_from(slots)
-                .unwrap_or(u64::MAX)
-                .saturating_sub(counters.tiles);
+            counters.skipped = skipped(start.elapsed(), interval, counters.tiles);
             file.write(&counters.summary())?;
         }
         Ok(())
     })
+}
+
+/// Slots that passed while slow tiles were under way.
+fn skipped(elapsed: Duration, interval: Duration, tiles: u64) -> u64 {
+    let slots = elapsed.as_nanos() / interval.as_nanos();
+    u64::try_from(slots)
+        .unwrap_or(u64::MAX)
+        .saturating_sub(tiles)
 }
 
 struct Drone {

@@ -90,6 +90,16 @@ struct Counters {
     accept_errors: u64,
 }
 
+impl Counters {
+    fn count(&mut self, client: IpAddr) {
+        if self.tiles.len() < CLIENTS || self.tiles.contains_key(&client) {
+            *self.tiles.entry(client).or_default() += 1;
+        } else {
+            self.tiles_other_clients += 1;
+        }
+    }
+}
+
 impl Server {
     /// `name` must be one that a reply may carry.
     fn new(name: String) -> Result<Arc<Self>, RoleError> {
@@ -202,11 +212,7 @@ async fn tile(
     let mut counters = server.counters();
     counters.bytes_received += body.len() as u64;
     counters.bytes_sent += reply.len() as u64;
-    if counters.tiles.len() < CLIENTS || counters.tiles.contains_key(&peer) {
-        *counters.tiles.entry(peer).or_default() += 1;
-    } else {
-        counters.tiles_other_clients += 1;
-    }
+    counters.count(peer);
     drop(counters);
 
     let mut response = Response::new(Full::new(Bytes::from(reply)));
@@ -238,7 +244,11 @@ pub(super) mod tests {
 
     /// A server on loopback, in this test's runtime.
     pub(in crate::role) async fn start(name: &str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        start_at("127.0.0.1:0", name).await
+    }
+
+    async fn start_at(address: &str, name: &str) -> SocketAddr {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::new(name.to_owned()).unwrap();
         tokio::spawn(accept(
@@ -290,6 +300,51 @@ pub(super) mod tests {
             3 * request(0).encode().len() as u64
         );
         assert_eq!(stats["refused"], serde_json::json!({}));
+    }
+
+    #[tokio::test]
+    async fn a_client_of_a_dual_stack_socket_is_counted_as_the_ipv4_host_that_it_is() {
+        let port = start_at("[::]:0", "talos-east/wrk-e-1").await.port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        raw(address, "POST /ndvi HTTP/1.1", &request(1).encode()).await;
+        let (_, stats) = raw(address, "GET /stats HTTP/1.1", b"").await;
+        let stats: serde_json::Value = serde_json::from_slice(&stats).unwrap();
+        assert_eq!(stats["tiles"], serde_json::json!({"127.0.0.1": 1}));
+    }
+
+    #[test]
+    fn clients_beyond_the_table_are_counted_together() {
+        let mut counters = Counters::default();
+        let client = |n: usize| IpAddr::from(u32::try_from(n).unwrap().to_be_bytes());
+        for n in 0..CLIENTS + 3 {
+            counters.count(client(n));
+        }
+        // Who is listed stays so.
+        counters.count(client(0));
+        assert_eq!(
+            (counters.tiles.len(), counters.tiles_other_clients),
+            (CLIENTS, 3)
+        );
+        assert_eq!(counters.tiles[&client(0)], 2);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_in_the_middle_is_counted() {
+        let address = start("talos-east/wrk-e-1").await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"POST /ndvi HTT").await.unwrap();
+        drop(stream);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let (_, stats) = raw(address, "GET /stats HTTP/1.1", b"").await;
+            let stats: serde_json::Value = serde_json::from_slice(&stats).unwrap();
+            if stats["broken_connections"] == 1 {
+                assert_eq!(stats["tiles"], serde_json::json!({}));
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{stats}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

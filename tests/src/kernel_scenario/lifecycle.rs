@@ -11,7 +11,7 @@ use probe_user::sys::{OBJECT, selfcheck};
 
 use super::{Inside, Place, Stage, eventually, wire, with_capabilities};
 use crate::foreign::{Foreign, Hook};
-use crate::probe::pin_folder;
+use crate::leftovers;
 
 /// Connections made before the load are found by their first packet and counted from then on.
 pub(super) fn old_sockets(place: &Place) -> Result<()> {
@@ -118,7 +118,7 @@ pub(super) fn load_again(place: &Place) -> Result<()> {
 /// Each missing precondition is named, and nothing is left behind.
 pub(super) fn refusals(place: &Place) -> Result<()> {
     let inside = Inside::enter(place, "refuse")?;
-    let pins = pin_folder();
+    let pins = leftovers::pins();
     let good = Options::new(inside.cgroup.path(), &pins);
     for (present, missing) in [
         (Capability::CAP_BPF, Capability::CAP_NET_ADMIN),
@@ -183,7 +183,7 @@ pub(super) fn refusals(place: &Place) -> Result<()> {
 /// `load --check` sees its own connection and leaves nothing.
 pub(super) fn self_check(place: &Place) -> Result<()> {
     let inside = Inside::enter(place, "check")?;
-    let options = Options::new(inside.cgroup.path(), pin_folder());
+    let options = Options::new(inside.cgroup.path(), leftovers::pins());
     let report = selfcheck::run(&options)?;
     let attached = report
         .programs

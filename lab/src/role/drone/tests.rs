@@ -147,8 +147,11 @@ async fn nobody_there_is_a_failed_connect() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
+    let start = Instant::now();
     let counters = deliver(address).await;
     assert_eq!(counters.failures["connect"], u64::from(TRIES));
+    // Each wait is twice the one before.
+    assert!(start.elapsed() >= BACKOFF * 3, "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -167,6 +170,14 @@ async fn a_name_is_resolved_by_the_given_server() {
         if answered == 0 {
             assert_eq!(counters.failures["resolve"], u64::from(TRIES));
         }
+    }
+}
+
+#[test]
+fn slots_without_a_tile_are_counted() {
+    let second = Duration::from_secs(1);
+    for (elapsed, tiles, expected) in [(0, 1, 0), (3, 3, 0), (7, 3, 4), (2, 3, 0)] {
+        assert_eq!(skipped(second * elapsed, second, tiles), expected);
     }
 }
 
