@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::lab_rig::{Lab, binary};
+use crate::leftovers;
 
 /// Leaves of `/run` only what an ordinary mesh would offer: neither the lab's state and line nor its namespaces.
 /// Arguments: scratch folder, name of the lab, program, its arguments.
@@ -40,7 +41,9 @@ pub struct Verdict {
 
 /// Starts `aggrik8s verify --lab … -o json` in a mount and network namespace of its own.
 pub fn start(lab: &Lab, options: &[&str]) -> Result<Running> {
-    let scratch = tempfile::tempdir()?;
+    let scratch = tempfile::Builder::new()
+        .prefix(&leftovers::name(""))
+        .tempdir()?;
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--net", "--propagation", "private"])
