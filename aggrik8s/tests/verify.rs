@@ -136,15 +136,15 @@ fn refusals_exit_1_and_name_the_direction() {
 #[track_caller]
 fn undecided(test: &str, manner: Manner, arguments: &[&str], reason: &str) {
     let fake = FakeMesh::new(test, 3, &[("pi", manner)]);
-    let started = Instant::now();
     let output = fake.verify(&[&["-o", "json"], arguments].concat());
     exits(&output, 3);
-    assert!(
-        started.elapsed() < Duration::from_secs(40),
-        "{:?}",
-        started.elapsed()
-    );
     let report = report(&output);
+    // The run ends by itself, well before the 48 s that it may take; a busy machine gets as much again.
+    assert!(
+        report["durationSeconds"].as_f64().is_some_and(|s| s < 96.0),
+        "{}",
+        report["durationSeconds"]
+    );
     assert_eq!(report["result"], "UNDECIDED");
     assert_eq!(
         links(&report),
@@ -220,8 +220,9 @@ fn an_agent_that_never_finishes() {
     undecided(
         "endless",
         Manner::Endless,
-        &["--timeout", "15s"],
-        "--timeout 15s",
+        // The others are done in a second, or in ten of a busy machine; what is asked of the kernels afterwards has a quarter.
+        &["--timeout", "24s"],
+        "--timeout 24s",
     );
 }
 
@@ -321,9 +322,9 @@ fn signals_end_it_with_nothing_left_behind() {
 
 #[track_caller]
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !holds() {
-        assert!(Instant::now() < deadline, "waited 30 s for {what}");
+        assert!(Instant::now() < deadline, "waited 120 s for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -317,6 +317,9 @@ mod tests {
             (0.0, 1.0)
         );
         assert_eq!((p_too_few(none, 0.01), p_too_many(none, 0.01)), (1.0, 1.0));
+        // That nothing at all is ever bad, no number of clean trials proves; one bad trial disproves it.
+        assert_eq!(p_too_few(Count::new(1_000_000, 0), 0.0), 1.0);
+        assert_eq!(p_too_many(Count::new(1_000_000, 1), 0.0), 0.0);
     }
 
     #[test]

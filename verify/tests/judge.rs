@@ -282,6 +282,48 @@ fn no_observation_is_never_a_pass() {
 }
 
 #[test]
+fn a_silent_node_agent_leaves_its_plane_open_though_its_neighbour_passes() {
+    let world = world(Vec::new());
+    let mut partly = world.observe();
+    let node_agent = |report: &mesh::observation::NodeReport| {
+        report.node.node == "a1" && report.plane == mesh::observation::Plane::Node
+    };
+    partly.nodes.retain(|report| !node_agent(report));
+    // So many samples of the neighbour that they prove the pooled objective.
+    for run in &mut partly.runs {
+        let again = run.samples.clone();
+        for copy in 1..4 {
+            run.samples.extend(again.iter().cloned().map(|mut sample| {
+                sample.sequence += copy * again.len() as u32;
+                sample.sent_ns += u64::from(copy) * 1_000_000_000;
+                sample
+            }));
+        }
+    }
+    let verdict = judge(&world.mesh, &partly, &Policy::default()).expect("a scope");
+    for link in &verdict.links {
+        let touched = link.source_cluster == "a" || link.target_cluster == "a";
+        let row = verdict.checks.iter().find(|c| {
+            c.id == "reach.node_tcp"
+                && c.source_cluster.as_ref() == Some(&link.source_cluster)
+                && c.target_cluster.as_ref() == Some(&link.target_cluster)
+        });
+        let row = row.expect("row");
+        if touched {
+            assert_eq!(row.status, Status::Undecided, "{row:?}");
+            assert!(row.observed.rate_upper < Some(0.01), "{row:?}");
+            assert!(
+                row.cause.as_ref().is_some_and(|c| c.contains("`a1`")),
+                "{row:?}"
+            );
+            assert_eq!(link.result, Outcome::Undecided);
+        } else {
+            assert_eq!(row.status, Status::Pass, "{row:?}");
+        }
+    }
+}
+
+#[test]
 fn one_node_without_samples_makes_its_links_undecided() {
     let world = world(Vec::new());
     let mut partly = world.observe();
