@@ -260,9 +260,10 @@ impl Family {
                     .first()
                     .cloned()
                     .or_else(|| short.as_ref().map(|short| short.words(&check.id, test.p0)));
-                if let (Some(short), true) = (short, missing.is_empty()) {
-                    check.more_samples_needed = short.more;
-                    check.hint = Some(short.advice());
+                if let (Some(short), true) = (short, test.missing.is_empty()) {
+                    check.more_samples_needed = short.more.filter(|_| missing.is_empty());
+                    let voided = check.observed.excluded_stalled.unwrap_or(0);
+                    check.hint = Some(short.advice(voided));
                 }
                 check.evidence.extend(missing);
             }

@@ -10,6 +10,9 @@ use crate::verdict::Side;
 /// this many times those that would prove the objective without a bad one, if the run had fewer.
 const MOST_TIMES: u64 = 10;
 
+/// One voided sample in so many judged ones is no accident: the source lacks the processor.
+const MOST_VOIDED: u64 = 20;
+
 /// The node that a statement is about, and on which side; `None` for all nodes of the link together.
 pub(crate) type Subject = Option<(Side, String)>;
 
@@ -91,9 +94,13 @@ impl Short {
         }
     }
 
-    pub(crate) fn advice(&self) -> String {
+    /// What to do, `voided` samples of the check having been left out because their source was stalled.
+    pub(crate) fn advice(&self, voided: u64) -> String {
         let Trials { known, unresolved } = self.trials;
         let n = known.n + unresolved;
+        if MOST_VOIDED * voided > n {
+            return "the probers were stalled while they measured: CPU pressure on their nodes (`cat /proc/pressure/cpu`), then verify again".to_owned();
+        }
         match self.more {
             _ if unresolved > known.bad => {
                 "verify again with a longer `--window`, or where the prober gets the processor"

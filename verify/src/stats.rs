@@ -312,6 +312,7 @@ mod tests {
     #[test]
     fn no_trials_prove_nothing() {
         let none = Count::default();
+        assert_eq!(none.rate(), 0.0);
         assert_eq!(
             (lower_bound(none, 0.95), upper_bound(none, 0.95)),
             (0.0, 1.0)

@@ -67,6 +67,9 @@ fn loss_of_one_node_does_not_hide_among_six() {
     world.tiles = 60;
     let verdict = verdict(&world);
     assert_eq!(top(&verdict), "path.loss a→b a3", "{:#?}", verdict.causes);
+    world.faults = vec![Fault::Loss(On("a", "b/b4"), 0.08)];
+    let verdict = self::verdict(&world);
+    assert_eq!(top(&verdict), "path.loss a→b b4", "{:#?}", verdict.causes);
 }
 
 #[test]

@@ -203,6 +203,17 @@ fn stalls_of_the_source_are_void_but_slow_paths_are_not() {
     assert_ne!(row.status, Status::Fail);
     assert_eq!(row.observed.bad, Some(0));
     assert!(row.observed.excluded_stalled.is_some_and(|n| n > 10));
+    // What is short then is the processor, not the network.
+    let short = verdict(&world(vec![Fault::Stalls(4, 0.06)]));
+    let row_short = latency(&short);
+    assert_eq!(row_short.status, Status::Undecided, "{row_short:?}");
+    assert!(
+        row_short
+            .hint
+            .as_ref()
+            .is_some_and(|hint| hint.contains("CPU pressure")),
+        "{row_short:?}"
+    );
     let slow = verdict(&world(vec![Fault::Late(On("a", "b"), 0.03, 0.06)]));
     let row = latency(&slow);
     assert_eq!(
@@ -324,6 +335,67 @@ fn a_silent_node_agent_leaves_its_plane_open_though_its_neighbour_passes() {
 }
 
 #[test]
+fn a_failure_is_proven_against_all_that_was_tested() {
+    let mut world = world(Vec::new());
+    (world.mesh, world.few) = (world::mesh(&["a", "b"], 2), 400);
+    let healthy = world.observe();
+    let judged = |bad: usize| {
+        let mut observed = healthy.clone();
+        let http = |run: &&mut mesh::observation::ProbeRun| {
+            run.kind == mesh::observation::ProbeKind::Http && run.source.cluster == "a"
+        };
+        let mut runs: Vec<_> = observed.runs.iter_mut().filter(http).collect();
+        let pairs = runs.len();
+        for at in 0..bad {
+            runs[at % pairs].samples[at / pairs].outcome = mesh::observation::Outcome::Reset;
+        }
+        judge(&world.mesh, &observed, &Policy::default()).expect("a scope")
+    };
+    let statements = judged(0).confidence.statements as f64;
+    let chance = |bad: u64| verify::stats::p_too_many(verify::stats::Count::new(1_600, bad), 0.01);
+    let enough = (16..100).find(|bad| chance(*bad) <= 0.05 / statements);
+    let enough = enough.expect("a number");
+    for (bad, status) in [(enough, Status::Fail), (enough - 1, Status::Undecided)] {
+        let verdict = judged(bad as usize);
+        let row = verdict
+            .checks
+            .iter()
+            .find(|c| c.id == "reach.pod_http" && c.source_cluster.as_deref() == Some("a"));
+        let row = row.expect("row");
+        assert_eq!((row.observed.n, row.observed.bad), (Some(1_600), Some(bad)));
+        assert_eq!(row.status, status, "{row:?}");
+    }
+}
+
+#[test]
+fn a_node_fails_a_check_that_it_need_not_prove() {
+    let mut world = world(Vec::new());
+    world.mesh = world::mesh(&["a", "b"], 6);
+    (world.tcp, world.few, world.tiles) = (40, 80, 60);
+    let mut observed = world.observe();
+    for run in &mut observed.runs {
+        if run.kind == mesh::observation::ProbeKind::Http && run.source.node == "a3" {
+            for sample in run.samples.iter_mut().step_by(20) {
+                sample.outcome = mesh::observation::Outcome::Reset;
+            }
+        }
+    }
+    let verdict = judge(&world.mesh, &observed, &Policy::default()).expect("a scope");
+    let row = verdict
+        .checks
+        .iter()
+        .find(|c| c.id == "reach.pod_http" && c.source_cluster.as_deref() == Some("a"));
+    let row = row.expect("row");
+    // 24 of its 480 requests, 0.8 % of the link's.
+    assert_eq!((row.observed.n, row.observed.bad), (Some(2_880), Some(24)));
+    assert_eq!(
+        (row.status, row.node.as_deref()),
+        (Status::Fail, Some("a3")),
+        "{row:?}"
+    );
+}
+
+#[test]
 fn one_node_without_samples_makes_its_links_undecided() {
     let world = world(Vec::new());
     let mut partly = world.observe();
@@ -432,6 +504,37 @@ fn only_selects_checks_but_keeps_the_evidence() {
         assert!(verdict.checks.iter().any(|c| c.id == id), "{id}");
     }
     assert_eq!(verdict.result, Outcome::Ready);
+}
+
+#[test]
+fn a_wrong_clock_is_shown_and_decides_nothing() {
+    let world = world(Vec::new());
+    for (offset, step) in [(-5.0, 0.0), (0.0, 0.4)] {
+        let mut observed = world.observe();
+        for report in &mut observed.nodes {
+            if let mesh::observation::NodeState::Observed(account) = &mut report.state
+                && report.node.node == "b2"
+            {
+                account.clock_offset_seconds = Some(offset);
+                account.clock_step_seconds = step;
+            }
+        }
+        let verdict = judge(&world.mesh, &observed, &Policy::default()).expect("a scope");
+        assert_eq!(verdict.result, Outcome::Ready, "{:?}", not_ready(&verdict));
+        assert_eq!(top(&verdict), "node.clock b→- b2");
+    }
+    // An offset that its own error may have made is none.
+    let mut observed = world.observe();
+    for report in &mut observed.nodes {
+        if let mesh::observation::NodeState::Observed(account) = &mut report.state {
+            (
+                account.clock_offset_seconds,
+                account.clock_offset_bound_seconds,
+            ) = (Some(1.2), Some(0.3));
+        }
+    }
+    let verdict = judge(&world.mesh, &observed, &Policy::default()).expect("a scope");
+    assert!(verdict.causes.is_empty(), "{:?}", verdict.causes);
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn links(out: &mut String, report: &Report, style: Style) {
         .max(4);
     let upper = if style.ascii { "loss<=" } else { "loss ≤" };
     let header = format!(
-        "{:width$}  {:>6} {:>6}  {upper:>7}  {:>12}  {:>12}  {:11}  {:11}",
+        "{:width$}  {:>6} {:>6}  {upper:>7}  {:>12} {:>12}  {:11} {:11}",
         "link", "probes", "failed", "conn p50/p99", "rtt p50/p99", "path", "verdict"
     );
     let _ = writeln!(out, "{}", style.bold(header.trim_end()));
@@ -71,7 +71,7 @@ fn links(out: &mut String, report: &Report, style: Style) {
         let pad = width - name.chars().count();
         let _ = writeln!(
             out,
-            "{name}{:pad$}  {:>6} {:>6}  {:>7}  {:>12}  {:>12}  {}  {}",
+            "{name}{:pad$}  {:>6} {:>6}  {:>7}  {:>12} {:>12}  {} {}",
             "",
             row.n,
             row.failed,

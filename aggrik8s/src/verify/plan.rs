@@ -95,14 +95,13 @@ impl Plan {
         let most = |of: fn(&Cost) -> u64| per_node.values().map(of).max().unwrap_or(0);
         let total: u64 = per_node.values().map(|cost| cost.bytes).sum();
         let mut text = format!(
-            "budget: at most {} connections, {} datagrams and {} per node over {} s; {} probes and {} in all from {} nodes",
+            "budget: at most {} connections, {} datagrams and {} per node over {} s; {} probes, {} in all",
             most(|cost| cost.connections),
             most(|cost| cost.datagrams),
             human(most(|cost| cost.bytes)),
             self.window.as_secs_f64(),
             self.probes(),
-            human(total),
-            per_node.len()
+            human(total)
         );
         if self.kept < 1.0 {
             text += &format!(

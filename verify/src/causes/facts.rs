@@ -113,6 +113,18 @@ impl Facts {
         self.failed > 0 && 2 * part > self.failed
     }
 
+    /// What the target's kernel knows of the SYNs that stayed unanswered, in words.
+    pub(crate) fn arrivals(&self) -> String {
+        match (self.seen_at_target, self.unseen_at_target) {
+            (0, 0) => "no kernel at the target tells whether their SYNs arrived".to_owned(),
+            (0, _) => "none of their SYNs reached the target's kernel".to_owned(),
+            (_, 0) => "their SYNs all reached the target's kernel".to_owned(),
+            (seen, unseen) => {
+                format!("{seen} of their SYNs reached the target's kernel, {unseen} did not")
+            }
+        }
+    }
+
     /// Whether the target's kernel saw the SYNs that stayed unanswered.
     pub(crate) fn arrival(&self) -> Arrival {
         let judged = self.seen_at_target + self.unseen_at_target;

@@ -69,8 +69,9 @@ impl Broken {
         )];
         if pod.unanswered > 0 {
             lines.push(format!(
-                "{name}: the source's kernel got no answer to {} connects; of {} the target's kernel saw the SYN, of {} it did not",
-                pod.unanswered, pod.seen_at_target, pod.unseen_at_target
+                "{name}: the source's kernel got no answer to {} connects; {}",
+                pod.unanswered,
+                pod.arrivals()
             ));
         }
         if self.node.n > 0 {
@@ -178,8 +179,8 @@ fn blackhole(case: &mut Case<'_, '_>, dead: &Broken, other: &Broken, one_directi
         )]
     } else {
         vec![rival(
-            "the target's nodes are down",
-            "whether their agents answer the collector",
+            "a filter for this direction rather than a missing route",
+            "drop counters of the filters along it",
         )]
     };
     let (dead_link, other_link) = (dead.link.clone(), other.link.clone());
