@@ -471,6 +471,10 @@ fn empty_scope_and_impossible_objectives_are_errors() {
         refuse(|m| m.objectives.confidence = 1.0),
         JudgeError::Confidence(1.0)
     );
+    assert_eq!(
+        refuse(|m| m.objectives.confidence = 0.5),
+        JudgeError::Confidence(0.5)
+    );
     let world = world(Vec::new());
     let only = Policy {
         only: vec!["reach.nothing".into()],
