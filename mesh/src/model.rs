@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// First and last source port of our own probe connections, both inclusive. It lies outside
 /// Linux's default `ip_local_port_range` (32768–60999), so both kernels recognise a probe.
 pub const PROBE_SOURCE_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
+/// Those of [`PROBE_SOURCE_PORTS`] from which background probes come, on which SLOs are computed.
+pub const BACKGROUND_SOURCE_PORTS: std::ops::RangeInclusive<u16> = 61_000..=61_499;
+/// The others, for probes that somebody asked for: a run of `aggrik8s verify` moves no SLO.
+pub const BURST_SOURCE_PORTS: std::ops::RangeInclusive<u16> = 61_500..=65_535;
 
 /// TCP echo and UDP echo port of every agent's responder.
 pub const RESPONDER_ECHO_PORT: u16 = 7411;

@@ -160,7 +160,10 @@ pub struct KernelSeries {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
+    /// Our background probes.
     Probe,
+    /// Our probes that somebody asked for.
+    Burst,
     Traffic,
 }
 

@@ -67,8 +67,11 @@ impl Word for KernelOutcome {
 }
 
 impl Word for Origin {
-    const ALL: &'static [(Self, &'static str)] =
-        &[(Self::Probe, "probe"), (Self::Traffic, "traffic")];
+    const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Probe, "probe"),
+        (Self::Burst, "burst"),
+        (Self::Traffic, "traffic"),
+    ];
 }
 
 impl Word for MeasureKind {

@@ -83,8 +83,8 @@ pub const EVENT_BYTES: usize = size_of::<Event>();
 const _: () = assert!(EVENT_BYTES == 80);
 
 impl Event {
-    /// Copies a record out of ring bytes. `None`: wrong length or an outcome or direction that does
-    /// not exist (count it as a decode error).
+    /// Copies a record out of ring bytes. `None`: wrong length or an outcome, direction or origin that
+    /// does not exist (count it as a decode error).
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() != EVENT_BYTES {
             return None;
@@ -112,6 +112,7 @@ impl Event {
         };
         event.outcome()?;
         crate::Direction::from_u8(event.direction)?;
+        crate::Origin::from_u8(event.origin)?;
         Some(event)
     }
 
@@ -153,6 +154,9 @@ mod tests {
         assert!(Event::decode(&bytes).is_none());
         bytes[72] = 0;
         bytes[73] = 3;
+        assert!(Event::decode(&bytes).is_none());
+        bytes[73] = 0;
+        bytes[74] = 3;
         assert!(Event::decode(&bytes).is_none());
     }
 }

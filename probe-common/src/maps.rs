@@ -65,13 +65,15 @@ pub struct Config {
     /// Source ports of our probes, both inclusive.
     pub probe_port_first: u16,
     pub probe_port_last: u16,
+    /// The first of them from which requested probes come; background probes use those below.
+    pub burst_port_first: u16,
+    pub reserved: u16,
     /// A power of two.
     pub shards: u32,
-    /// Connects of traffic slower than this make an event, ns; 0: none.
-    pub outlier_connect_ns: u64,
     /// Failures and outliers of traffic that may make an event, per second.
     pub events_per_second: u32,
-    pub reserved: u32,
+    /// Connects of traffic slower than this make an event, ns; 0: none.
+    pub outlier_connect_ns: u64,
 }
 
 /// Value of `PREFIXES`.
@@ -124,7 +126,7 @@ mod tests {
     #[test]
     fn layout_has_no_padding() {
         assert_eq!(size_of::<Meta>(), 4 * 4 + 8 + 32);
-        assert_eq!(size_of::<Config>(), 2 * 2 + 4 + 8 + 2 * 4);
+        assert_eq!(size_of::<Config>(), 4 * 2 + 4 + 4 + 8);
         assert_eq!(size_of::<PrefixValue>(), 4);
         assert_eq!(size_of::<ServiceKey>(), 24);
         assert_eq!(size_of::<PortClass>(), 4);

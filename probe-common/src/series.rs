@@ -74,8 +74,29 @@ impl Direction {
 #[repr(u8)]
 pub enum Origin {
     Traffic = 0,
-    /// One of our own probe connections, known by its source port.
+    /// One of our background probes, known by its source port.
     Probe = 1,
+    /// One of our probes that somebody asked for, known likewise.
+    Burst = 2,
+}
+
+impl Origin {
+    pub const ALL: [Self; 3] = [Self::Traffic, Self::Probe, Self::Burst];
+
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        match value {
+            0 => Some(Self::Traffic),
+            1 => Some(Self::Probe),
+            2 => Some(Self::Burst),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection is one of our own probes, of either kind.
+    #[inline(always)]
+    pub const fn is_ours(self) -> bool {
+        !matches!(self, Self::Traffic)
+    }
 }
 
 /// Key of map `SERIES`.
@@ -137,11 +158,11 @@ impl SeriesKey {
         ClassId(self.class)
     }
 
+    /// Unknown values, which the programs never write, read as [`Origin::Traffic`].
     pub const fn origin(&self) -> Origin {
-        if self.origin == Origin::Probe as u8 {
-            Origin::Probe
-        } else {
-            Origin::Traffic
+        match Origin::from_u8(self.origin) {
+            Some(origin) => origin,
+            None => Origin::Traffic,
         }
     }
 
@@ -164,11 +185,11 @@ impl SeriesKey {
 /// See [`SeriesKey::overflow_slot`].
 #[inline(always)]
 pub const fn overflow_slot(direction: u32, origin: u32) -> u32 {
-    direction * 2 + origin
+    direction * 3 + origin
 }
 
-/// Slots in front of the array that belong to `~other`: 3 directions × 2 origins.
-pub const OVERFLOW_SLOTS: u32 = 6;
+/// Slots in front of the array that belong to `~other`: 3 directions × 3 origins.
+pub const OVERFLOW_SLOTS: u32 = 9;
 
 /// Index into [`Slot::histograms`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,7 +278,7 @@ mod tests {
             Direction::Acceptor,
             Direction::Unknown,
         ] {
-            for origin in [Origin::Traffic, Origin::Probe] {
+            for origin in Origin::ALL {
                 let key = SeriesKey::new(RemoteId(77), direction, ClassId(3), origin);
                 let overflow = key.overflow();
                 assert_eq!(overflow.remote(), RemoteId::OTHER);

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::agent::{Agent, clocks};
 use crate::kernel::NamedSeries;
 use crate::metrics;
-use crate::prober::{Refusal, TileSide};
+use crate::prober::{Purpose, Refusal, TileSide};
 
 /// The API of one agent.
 pub struct Api {
@@ -118,6 +118,7 @@ fn wire_series(series: &NamedSeries) -> wire::Series {
         class: series.class.clone(),
         origin: match series.key.origin() {
             Origin::Probe => mesh::observation::Origin::Probe.word(),
+            Origin::Burst => mesh::observation::Origin::Burst.word(),
             Origin::Traffic => mesh::observation::Origin::Traffic.word(),
         }
         .to_owned(),
@@ -193,7 +194,7 @@ impl wire::agent_server::Agent for Api {
         let kinds: Vec<ProbeKind> = plan.targets.iter().map(|t| t.kind).collect();
         let results = agent
             .prober
-            .submit(plan, TileSide(ndvi::PROBE_SIDE))
+            .submit(plan, TileSide(ndvi::PROBE_SIDE), Purpose::Burst)
             .map_err(|refusal| refuse(status(&refusal)))?;
         let counted = Arc::clone(&agent);
         let run = agent.api.begin_run();

@@ -14,7 +14,7 @@ use mesh::{Mesh, RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT, ServiceKind};
 use probe_api::{PlannedTarget, ProbePlan};
 
 use crate::agent::Agent;
-use crate::prober::TileSide;
+use crate::prober::{Purpose, TileSide};
 
 /// Nodes of a target cluster that take turns.
 const CANDIDATES: usize = 3;
@@ -231,7 +231,7 @@ pub async fn run(agent: Arc<Agent>, interval: Interval) -> std::io::Result<()> {
             interval: interval / 2,
             timeout: TIMEOUT,
         };
-        match agent.prober.submit(plan, TILE) {
+        match agent.prober.submit(plan, TILE, Purpose::Background) {
             Ok(mut results) => {
                 while let Some((target, sample)) = results.recv().await {
                     if let Some(planned) = targets.get(target as usize) {

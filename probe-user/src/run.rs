@@ -16,7 +16,7 @@ use crate::cli::RunArgs;
 use crate::kernel::Kernel;
 use crate::listen::{self, Listener, TlsFiles};
 use crate::measure::Measurer;
-use crate::prober::{Limits, Ports, Prober};
+use crate::prober::{Limits, Ports, Prober, SourcePorts};
 use crate::responder::{self, Bound, ResponderPorts};
 use crate::supervise::{End, Tasks};
 use crate::{background, privilege, reload, web};
@@ -72,10 +72,10 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
     let responder = responder::bind(&args.respond, ResponderPorts::default()).await?;
 
     let seed = u64::from_ne_bytes(random()?);
-    let ports = Ports::new(mesh::PROBE_SOURCE_PORTS, seed);
+    let ports = SourcePorts::reserved(seed);
     let (prober, prober_end) = Prober::start(Limits::default(), ports)?;
     // Half a range away, so that the two seldom meet at a port.
-    let measuring = Ports::new(mesh::PROBE_SOURCE_PORTS, seed.wrapping_add(2_268));
+    let measuring = Ports::new(mesh::BURST_SOURCE_PORTS, seed.wrapping_add(2_018));
     let measurer = Measurer::new(measuring, prober.clone());
     let (mesh, mesh_in_force) = watch::channel(Arc::new(mesh));
     let reloads = Arc::new(ReloadStats::default());

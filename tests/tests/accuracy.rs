@@ -194,7 +194,7 @@ fn declare(probe: &mut Probe) -> Result<()> {
 fn histogram(probe: &Probe, kind: HistogramKind) -> Result<Histogram> {
     let mut sum = Histogram::EMPTY;
     for (key, data) in probe.maps.series()? {
-        if key.direction() == Direction::Initiator && key.origin() == Origin::Probe {
+        if key.direction() == Direction::Initiator && key.origin().is_ours() {
             sum.merge(data.histogram(kind));
         }
     }
@@ -442,7 +442,7 @@ fn measure(
             continue;
         };
         let ours =
-            event.direction == Direction::Initiator as u8 && event.origin == Origin::Probe as u8;
+            event.direction == Direction::Initiator as u8 && event.origin != Origin::Traffic as u8;
         if ours && event.outcome() == Some(Outcome::Established) {
             let local = SocketAddr::new(from_address(event.local), event.local_port);
             let remote = SocketAddr::new(from_address(event.remote), event.remote_port);

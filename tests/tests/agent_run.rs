@@ -88,7 +88,7 @@ fn two_agents_probe_each_other_over_the_api() -> anyhow::Result<()> {
                 Outcome::Ok
             };
             assert_eq!(sample.outcome, expected, "{sample:?}");
-            assert!(mesh::PROBE_SOURCE_PORTS.contains(&sample.source_port));
+            assert!(mesh::BURST_SOURCE_PORTS.contains(&sample.source_port));
         }
         let received = samples.iter().filter_map(|(_, s)| s.receiver_count).max();
         assert_eq!(received, Some(15));

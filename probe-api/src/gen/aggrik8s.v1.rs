@@ -61,7 +61,7 @@ pub struct Series {
     pub direction: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub class: ::prost::alloc::string::String,
-    /// "probe" or "traffic"
+    /// "probe" (background), "burst" (requested) or "traffic"
     #[prost(string, tag = "4")]
     pub origin: ::prost::alloc::string::String,
     #[prost(btree_map = "string, uint64", tag = "5")]

@@ -33,7 +33,7 @@ pub(super) fn now() -> u64 {
 /// `context`: one of the hooks whose helpers include `bpf_get_netns_cookie`.
 #[inline(always)]
 pub(super) fn event(context: *mut c_void, socket: &Socket, ends: &Ends, figures: &Figures) {
-    if socket.origin != Origin::Probe as u8 && !within_budget(figures.now) {
+    if socket.origin == Origin::Traffic as u8 && !within_budget(figures.now) {
         count(GlobalCounter::EventsSuppressed);
         return;
     }
@@ -53,7 +53,7 @@ pub(super) fn event(context: *mut c_void, socket: &Socket, ends: &Ends, figures:
 
 /// Writes that a SYN of a probe reached a listener; there is no socket yet.
 #[inline(always)]
-pub(super) fn syn_seen(context: *mut c_void, ends: &Ends) {
+pub(super) fn syn_seen(context: *mut c_void, ends: &Ends, origin: Origin) {
     let remote = remote_of(&ends.remote);
     let class = class_of(&ends.local, ends.local_port);
     let figures = Figures {
@@ -71,7 +71,7 @@ pub(super) fn syn_seen(context: *mut c_void, ends: &Ends) {
         (*event).syn_retransmits = 0;
         (*event).remote_id = remote.0;
         (*event).direction = Direction::Acceptor as u8;
-        (*event).origin = Origin::Probe as u8;
+        (*event).origin = origin as u8;
         (*event).class = class.0;
     }
     entry.submit(0);

@@ -67,12 +67,14 @@ pub(super) fn class_of(at: &Address, port: u64) -> ClassId {
 
 #[inline(always)]
 pub(super) fn origin_of(config: &Config, initiator_port: u64) -> Origin {
-    if initiator_port >= u64::from(config.probe_port_first)
-        && initiator_port <= u64::from(config.probe_port_last)
+    if initiator_port < u64::from(config.probe_port_first)
+        || initiator_port > u64::from(config.probe_port_last)
     {
+        Origin::Traffic
+    } else if initiator_port < u64::from(config.burst_port_first) {
         Origin::Probe
     } else {
-        Origin::Traffic
+        Origin::Burst
     }
 }
 

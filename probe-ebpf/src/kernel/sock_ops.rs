@@ -212,7 +212,7 @@ fn established(ops: *mut bpf_sock_ops, socket: &mut Socket, connect_ns: u64) {
             record!(slot, Handshake, u64::from(handshake_rtt_us) * 1000,);
         }
     }
-    let outcome = if socket.origin == Origin::Probe as u8 {
+    let outcome = if socket.origin != Origin::Traffic as u8 {
         Outcome::Established
     } else {
         match config() {
@@ -305,7 +305,7 @@ fn closed(ops: *mut bpf_sock_ops, socket: &mut Socket, old_state: u32) {
     let initiator = socket.direction == Direction::Initiator as u8;
     let released = socket.released != 0;
     if let Some(end) = decide::abnormal_end(old_state, released, socket.rto_expired != 0)
-        && !decide::own_reset(end, initiator, socket.origin == Origin::Probe as u8)
+        && !decide::own_reset(end, initiator, socket.origin != Origin::Traffic as u8)
     {
         match end {
             Counter::ResetLocal => add!(slot, ResetLocal, 1),
@@ -420,8 +420,9 @@ fn syn_seen(ops: *mut bpf_sock_ops) {
     }
     let Some(config) = config() else { return };
     let remote_port = u64::from(u32::from_be(field!(ops, remote_port)));
-    if origin_of(config, remote_port) != Origin::Probe {
+    let origin = origin_of(config, remote_port);
+    if origin == Origin::Traffic {
         return;
     }
-    emit::syn_seen(ops.cast(), &ends(ops));
+    emit::syn_seen(ops.cast(), &ends(ops), origin);
 }

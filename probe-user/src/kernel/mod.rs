@@ -233,7 +233,7 @@ impl Kernel {
             .events_received
             .fetch_add(events.len() as u64, Ordering::Relaxed);
         for event in events {
-            if event.origin == Origin::Probe as u8 {
+            if event.origin != Origin::Traffic as u8 {
                 store.push(event);
             } else {
                 self.stats.traffic_events.fetch_add(1, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::Measurer;
 use super::*;
 use crate::frame::sized::MAX_PADDED;
-use crate::prober::{Limits, Prober};
+use crate::prober::{Limits, Prober, SourcePorts};
 use crate::responder::{self, ResponderPorts, ResponderStats};
 
 fn node(name: &str) -> NodeRef {
@@ -21,7 +21,7 @@ fn node(name: &str) -> NodeRef {
 
 /// Each test has source ports of its own.
 fn measurer(ports: std::ops::RangeInclusive<u16>) -> Measurer {
-    let none = Ports::new(*ports.start()..=*ports.start(), 0);
+    let none = SourcePorts::within(*ports.start()..=*ports.start());
     let prober = Prober::start(Limits::default(), none).unwrap().0;
     Measurer::new(Ports::new(ports, 0), prober)
 }

@@ -20,7 +20,7 @@ use crate::frame::transfer::{
     Caps, FRAME_BYTES, Granted, TransferGrant, TransferRequest, TransferResult,
 };
 use crate::frame::{FrameError, Key};
-use crate::prober::{Ports, Prober, TileSide};
+use crate::prober::{Ports, Prober, Purpose, TileSide};
 use crate::responder::transfer::{receive, send_all};
 use crate::sys::socket::tcp_info;
 
@@ -302,7 +302,7 @@ impl Echoes<'_> {
             interval: ECHO_INTERVAL,
             timeout: ECHO_TIMEOUT,
         };
-        match self.prober.submit(plan, TileSide(1)) {
+        match self.prober.submit(plan, TileSide(1), Purpose::Burst) {
             Ok(results) => Some(results),
             Err(error) => {
                 tracing::debug!(%error, "no echoes beside the transfer");

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::Measurer;
 use super::*;
 use crate::frame::transfer::{CHUNK_HEADER, MAX_CHUNK};
-use crate::prober::Limits;
+use crate::prober::{Limits, SourcePorts};
 use crate::responder::{self, ResponderPorts, ResponderStats};
 
 const CAPS: TransferCaps = TransferCaps {
@@ -29,7 +29,7 @@ fn node() -> NodeRef {
 
 /// Each test has source ports of its own, a third of them for the echoes.
 fn measurer(first: u16) -> Measurer {
-    let echoes = Ports::new(first..=first + 29, 0);
+    let echoes = SourcePorts::within(first..=first + 29);
     let (prober, _) = Prober::start(Limits::default(), echoes).unwrap();
     Measurer::new(Ports::new(first + 30..=first + 89, 0), prober)
 }

@@ -146,6 +146,7 @@ fn one_series(page: &mut Page, local: &str, remote: &str, client: &str, series: 
     let class = series.class.as_str();
     let origin = match series.key.origin() {
         Origin::Probe => "probe",
+        Origin::Burst => "burst",
         Origin::Traffic => "traffic",
     };
     let (direction, source, target) = match series.key.direction() {

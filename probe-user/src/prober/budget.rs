@@ -22,7 +22,7 @@ impl Default for Limits {
             runs: 8,
             probes: 200_000,
             rate: 4_000.0,
-            // Below the 4 536 reserved source ports.
+            // Below the 4 036 source ports of requested runs.
             sockets: 4_000.0,
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::exchange::Exchange;
 use super::flight::{Flight, NotOpened, Wire, nanos, open};
-use super::ports::Ports;
+use super::ports::SourcePorts;
 use super::schedule::{Due, Schedule};
 use super::{Job, Stats};
 use crate::frame::{Key, Nonce};
@@ -48,8 +48,8 @@ impl Running {
 pub(super) struct Engine {
     poll: Poll,
     queue: Receiver<Job>,
-    tcp_ports: Ports,
-    udp_ports: Ports,
+    tcp_ports: SourcePorts,
+    udp_ports: SourcePorts,
     stats: Arc<Stats>,
     jobs: HashMap<u64, Running>,
     flights: HashMap<Token, Flight>,
@@ -71,7 +71,12 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 impl Engine {
-    pub(super) fn new(poll: Poll, queue: Receiver<Job>, ports: Ports, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(
+        poll: Poll,
+        queue: Receiver<Job>,
+        ports: SourcePorts,
+        stats: Arc<Stats>,
+    ) -> Self {
         Self {
             poll,
             queue,
@@ -259,6 +264,7 @@ impl Engine {
         } else {
             &mut self.tcp_ports
         };
+        let ports = ports.of(running.job.purpose);
         let (opened, taken) = open(planned.kind, planned.target.address, ports);
         Stats::add(&self.stats.ports_in_use, taken);
         let times = |sent: Instant| {

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use budget::{Limits, Refusal};
 pub use engine::STALL_LIMIT;
 pub use exchange::TileSide;
-pub use ports::Ports;
+pub use ports::{Ports, Purpose, SourcePorts};
 
 use budget::Budget;
 use engine::Engine;
@@ -52,6 +52,7 @@ impl Stats {
 struct Job {
     plan: ProbePlan,
     tile: TileSide,
+    purpose: Purpose,
     results: mpsc::Sender<(u32, Sample)>,
     /// Holds the run's share of the budget until the run is over.
     _permit: budget::Permit,
@@ -79,7 +80,7 @@ impl Prober {
     /// Starts the thread. The receiver resolves when it has ended, which it does by itself only through a fault.
     pub fn start(
         limits: Limits,
-        ports: Ports,
+        ports: SourcePorts,
     ) -> Result<(Self, oneshot::Receiver<std::io::Error>), StartError> {
         let poll = mio::Poll::new().map_err(StartError::Poller)?;
         let waker = mio::Waker::new(poll.registry(), engine::WAKER).map_err(StartError::Poller)?;
@@ -110,6 +111,7 @@ impl Prober {
         &self,
         plan: ProbePlan,
         tile: TileSide,
+        purpose: Purpose,
     ) -> Result<mpsc::Receiver<(u32, Sample)>, Refusal> {
         plan.check().map_err(Refusal::Plan)?;
         let permit = self.budget.take(&plan)?;
@@ -119,6 +121,7 @@ impl Prober {
         let job = Job {
             plan,
             tile,
+            purpose,
             results,
             _permit: permit,
         };

@@ -14,7 +14,7 @@ use crate::responder::{self, ResponderPorts, ResponderStats};
 
 /// Each test has source ports of its own, since tests share one network namespace.
 fn prober(ports: std::ops::RangeInclusive<u16>) -> Prober {
-    Prober::start(Limits::default(), Ports::new(ports, 0))
+    Prober::start(Limits::default(), SourcePorts::within(ports))
         .unwrap()
         .0
 }
@@ -49,7 +49,9 @@ fn plan(targets: Vec<PlannedTarget>, timeout_ms: u64) -> ProbePlan {
 
 async fn run(prober: &Prober, plan: ProbePlan) -> Vec<(u32, Sample)> {
     let expected = plan.probes();
-    let mut results = prober.submit(plan, TileSide(8)).expect("accepted");
+    let mut results = prober
+        .submit(plan, TileSide(8), Purpose::Burst)
+        .expect("accepted");
     let mut samples = Vec::new();
     while let Some(sample) = results.recv().await {
         samples.push(sample);
@@ -325,6 +327,18 @@ async fn silence_refusal_and_no_route_are_told_apart() {
     );
 }
 
+/// The prober tells a result before it closes the socket.
+fn bind_when_free(port: u16) -> TcpListener {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match TcpListener::bind(("0.0.0.0", port)) {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[tokio::test]
 async fn taken_ports_are_passed_over_and_counted_and_none_left_is_our_own_error() {
     let prober = prober(61_700..=61_702);
@@ -337,7 +351,7 @@ async fn taken_ports_are_passed_over_and_counted_and_none_left_is_our_own_error(
     );
     assert!(prober.stats().ports_in_use.load(Ordering::Relaxed) >= 1);
 
-    let more = [61_701, 61_702].map(|port| TcpListener::bind(("0.0.0.0", port)).unwrap());
+    let more = [61_701, 61_702].map(bind_when_free);
     let samples = run(&prober, plan(vec![planned(ProbeKind::Tcp, echo, 1)], 5_000)).await;
     assert_eq!(samples[0].1.outcome, Outcome::LocalError);
     drop((taken, more));
@@ -352,7 +366,7 @@ async fn dropping_the_results_stops_the_run() {
         vec![]
     });
     let long = plan(vec![planned(ProbeKind::Udp, address, 10_000)], 100);
-    let results = prober.submit(long, TileSide(8)).unwrap();
+    let results = prober.submit(long, TileSide(8), Purpose::Burst).unwrap();
     let first = count.recv_timeout(Duration::from_secs(10));
     assert_eq!(first, Ok(0));
     drop(results);
@@ -392,7 +406,7 @@ fn a_stall_makes_the_schedule_slip_instead_of_bunching() {
     let poll = mio::Poll::new().unwrap();
     let (jobs, queue) = std_mpsc::sync_channel(1);
     let stats = Arc::new(Stats::default());
-    let ports = Ports::new(61_900..=61_999, 0);
+    let ports = SourcePorts::within(61_900..=61_999);
     let mut engine = Engine::new(poll, queue, ports, Arc::clone(&stats));
     let address = udp_peer(|r| vec![reply_to(r, "w-1").encode(PROBE_BYTES).unwrap()]);
     let plan = plan(vec![planned(ProbeKind::Udp, address, 20)], 5_000);
@@ -400,6 +414,7 @@ fn a_stall_makes_the_schedule_slip_instead_of_bunching() {
     let (results, mut receiver) = mpsc::channel(20);
     jobs.send(Job {
         plan,
+        purpose: Purpose::Burst,
         tile: TileSide(8),
         results,
         _permit: permit,

@@ -40,6 +40,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Source ports of our own probes.
     pub probe_ports: RangeInclusive<u16>,
+    /// The first of them from which requested probes come.
+    pub burst_port_first: u16,
     /// Traffic connects slower than this make an event, ns; 0: none.
     pub outlier_connect_ns: u64,
     /// Failures and outliers of traffic that may make an event, per second.
@@ -60,6 +62,7 @@ impl Options {
             shards: None,
             ring_bytes: DEFAULT_RING_BYTES,
             probe_ports: mesh::PROBE_SOURCE_PORTS,
+            burst_port_first: *mesh::BURST_SOURCE_PORTS.start(),
             outlier_connect_ns: 1_000_000_000,
             events_per_second: 100,
             old_sockets: true,

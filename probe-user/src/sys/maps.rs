@@ -214,7 +214,7 @@ impl Maps {
             probe_common::Direction::Acceptor,
             probe_common::Direction::Unknown,
         ] {
-            for origin in [probe_common::Origin::Traffic, probe_common::Origin::Probe] {
+            for origin in probe_common::Origin::ALL {
                 let key = SeriesKey::new(RemoteId::OTHER, direction, ClassId::OTHER, origin);
                 let data = self.slot(key.overflow_slot())?;
                 if data.slot.counters.iter().any(|count| *count != 0) {

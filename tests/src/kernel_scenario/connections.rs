@@ -170,19 +170,21 @@ pub(super) fn resets(place: &Place) -> Result<()> {
     stage.nothing_lost()
 }
 
-/// Our own probes: recognised by the source port, a record at each step, no resets counted.
+/// Our own probes: recognised and told apart by the source port, a record at each step, no resets counted.
 pub(super) fn probe_records(place: &Place) -> Result<()> {
     let mut stage = Stage::new(place, "probe")?;
     let listener = wire::listen_dual()?;
     let port = listener.local_addr()?.port();
-    for (index, ip) in [
+    let (v4, v6) = (
         IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::from(Ipv6Addr::LOCALHOST),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let own = 61_000 + index as u16 * 4_535;
+    );
+    for (ip, own, origin) in [
+        (v4, 61_000, Origin::Probe),
+        (v6, 61_499, Origin::Probe),
+        (v6, 61_500, Origin::Burst),
+        (v4, 65_535, Origin::Burst),
+    ] {
         let to = SocketAddr::from((ip, port));
         let (client, server) = wire::pair_from(&listener, to, own)?;
         wire::reset(client)?;
@@ -205,7 +207,7 @@ pub(super) fn probe_records(place: &Place) -> Result<()> {
                 (event.local_port, event.remote_port) == (local, remote)
                     && from_address(event.local) == ip
                     && from_address(event.remote) == ip
-                    && event.origin == Origin::Probe as u8
+                    && event.origin == origin as u8
                     && event.netns_cookie != 0
                     && event.at_ns != 0,
                 "{event:#?}"
@@ -236,10 +238,17 @@ pub(super) fn probe_records(place: &Place) -> Result<()> {
             (Counter::FailedRefused, 1),
         ],
     )?;
+    let two = [(Counter::Established, 2), (Counter::Closed, 2)];
+    stage.expect(Direction::Acceptor, Origin::Probe, &two)?;
+    stage.expect(Direction::Acceptor, Origin::Burst, &two)?;
     stage.expect(
-        Direction::Acceptor,
-        Origin::Probe,
-        &[(Counter::Established, 2), (Counter::Closed, 2)],
+        Direction::Initiator,
+        Origin::Burst,
+        &[
+            (Counter::Attempts, 2),
+            (Counter::Established, 2),
+            (Counter::Closed, 2),
+        ],
     )?;
     stage.expect(Direction::Initiator, Origin::Traffic, &[])?;
     stage.nothing_lost()

@@ -189,7 +189,7 @@ pub(super) fn syn_only(place: &Place) -> Result<()> {
         events[1].outcome() == Some(Outcome::Timeout) && events[1].syn_retransmits > 0,
         "{events:#?}"
     );
-    let sum = stage.sum(Direction::Acceptor, Origin::Probe)?;
+    let sum = stage.sum(Direction::Acceptor, Origin::Burst)?;
     ensure!(
         sum.counter(Counter::Established) == 0,
         "the acceptor counted a connection"

@@ -34,10 +34,11 @@ fn build(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), Loa
         &[Config {
             probe_port_first: *options.probe_ports.start(),
             probe_port_last: *options.probe_ports.end(),
+            burst_port_first: options.burst_port_first,
+            reserved: 0,
             shards: memory.shards,
             outlier_connect_ns: options.outlier_connect_ns,
             events_per_second: options.events_per_second,
-            reserved: 0,
         }],
     )?;
     fill_free_slots(&mut ebpf, memory.series_cap)?;
