@@ -24,8 +24,16 @@ pub struct LineAgents {
 }
 
 impl LineAgents {
-    /// Starts both and waits until they serve.
+    /// Starts both at the rig's own addresses and waits until they serve.
     pub fn start(rig: &LineRig) -> Result<Self> {
+        let both = |of: fn(&LineRig, bool) -> IpAddr| [of(rig, false), of(rig, true)];
+        let near = both(LineRig::client_address);
+        let far = both(LineRig::server_address);
+        Self::start_at(rig, &near, &far)
+    }
+
+    /// Starts both at the given addresses, whose networks `mesh.yaml` must know.
+    pub fn start_at(rig: &LineRig, near: &[IpAddr], far: &[IpAddr]) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix(&leftovers::name(""))
             .tempdir()?;
@@ -36,18 +44,8 @@ impl LineAgents {
             folder,
             agents: Vec::new(),
         };
-        agents.spawn(
-            &rig.client,
-            "near",
-            "client",
-            [rig.client_address(false), rig.client_address(true)],
-        )?;
-        agents.spawn(
-            &rig.server,
-            "far",
-            "server",
-            [rig.server_address(false), rig.server_address(true)],
-        )?;
+        agents.spawn(&rig.client, "near", "client", near)?;
+        agents.spawn(&rig.server, "far", "server", far)?;
         Ok(agents)
     }
 
@@ -56,7 +54,7 @@ impl LineAgents {
         namespace: &Netns,
         cluster: &str,
         node: &str,
-        addresses: [IpAddr; 2],
+        addresses: &[IpAddr],
     ) -> Result<()> {
         let socket = self.socket(cluster);
         let log = fs::File::create(self.folder.path().join(format!("{cluster}.log")))?;
@@ -71,7 +69,13 @@ impl LineAgents {
             .arg("--metrics")
             .arg(SocketAddr::new(addresses[0], 9_100).to_string())
             .arg("--respond")
-            .arg(addresses.map(|ip| ip.to_string()).join(","))
+            .arg(
+                addresses
+                    .iter()
+                    .map(IpAddr::to_string)
+                    .collect::<Vec<_>>()
+                    .join(","),
+            )
             .args(["--background-interval", "off"])
             .uid(USER)
             .gid(USER)

@@ -222,6 +222,100 @@ fn loss_is_not_taken_for_an_mtu_and_an_outage_gives_no_figure() -> Result<()> {
     Ok(())
 }
 
+/// A VXLAN between the rig's ends, `df` as for `ip link`; overlay addresses 10.73.0.2 and 10.74.0.2.
+fn tunnel(rig: &LineRig, df: &str) -> Result<()> {
+    for (namespace, own, other, inner, peers) in [
+        (
+            &rig.client,
+            "10.71.0.2",
+            "10.72.0.2",
+            "10.73.0.2",
+            "10.74.0.0/24",
+        ),
+        (
+            &rig.server,
+            "10.72.0.2",
+            "10.71.0.2",
+            "10.74.0.2",
+            "10.73.0.0/24",
+        ),
+    ] {
+        let link = format!(
+            "link add vx0 mtu 1450 type vxlan id 42 local {own} remote {other} dev eth0 dstport 4789 df {df}"
+        );
+        let route = format!("route add {peers} dev vx0 src {inner}");
+        let address = format!("addr add {inner}/32 dev vx0");
+        for line in [link.as_str(), "link set vx0 up", &address, &route] {
+            namespace.ip(&line.split(' ').collect::<Vec<_>>())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn through_a_tunnel_the_inner_mtu_is_found_and_what_the_tunnel_hides_is_told() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let _alone = alone();
+    for df in ["set", "unset"] {
+        let mut rig = LineRig::new(|_| {})?;
+        tunnel(&rig, df)?;
+        let (near, far): (IpAddr, IpAddr) = ("10.73.0.2".parse()?, "10.74.0.2".parse()?);
+        let outer = [rig.client_address(false), rig.server_address(false)];
+        let agents = LineAgents::start_at(&rig, &[near, outer[0]], &[far, outer[1]])?;
+        let mut inner = plan(&rig, MeasureKind::PathMtu, false);
+        let node_plane = inner.clone();
+        inner.targets[0].address.set_ip(far);
+        let find = |plan: &MeasurePlan| -> Result<[PathMtu; 2]> {
+            let [forward, back] = measure(&agents, plan)?;
+            Ok([mtu(&forward)?.clone(), mtu(&back)?.clone()])
+        };
+        for found in find(&inner)? {
+            assert_eq!(
+                (found.bytes, found.limit),
+                (1_450, MtuLimit::Local),
+                "df {df}"
+            );
+        }
+        // The outer packets are 50 bytes longer.
+        rig.set_out("floor", "mtu=1400:ptb")?;
+        let [forward, back] = find(&inner)?;
+        assert_eq!(
+            (back.bytes, back.limit),
+            (1_450, MtuLimit::Local),
+            "df {df}"
+        );
+        if df == "set" {
+            // The error goes to the tunnel's own address: the socket hears nothing of it.
+            assert_eq!(
+                (forward.bytes, forward.limit),
+                (1_350, MtuLimit::Absorbed),
+                "{forward:?}"
+            );
+            assert_eq!(forward.route_after, Some(1_350), "{forward:?}");
+        } else {
+            // Cut and put together again: invisible from inside, and plain from the node's own address.
+            assert_eq!(
+                (forward.bytes, forward.limit),
+                (1_450, MtuLimit::Local),
+                "{forward:?}"
+            );
+        }
+        let [underlay, _] = find(&node_plane)?;
+        assert_eq!(underlay.bytes, 1_400);
+        rig.clear()?;
+        rig.set_back("floor", "mtu=1390:silent")?;
+        let [_, back] = find(&inner)?;
+        assert_eq!(
+            (back.bytes, back.limit),
+            (1_340, MtuLimit::Silent),
+            "{back:?}"
+        );
+    }
+    Ok(())
+}
+
 fn moved(measurement: &Measurement) -> Result<&Throughput> {
     match &measurement.figure {
         Some(Figure::Throughput(found)) => Ok(found),

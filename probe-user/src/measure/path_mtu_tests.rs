@@ -284,6 +284,30 @@ async fn a_responder_may_not_claim_what_cannot_be() {
 }
 
 #[tokio::test]
+async fn a_late_refusal_is_of_its_own_size() {
+    let measurer = measurer(61_130..=61_139);
+    // The first size is refused again and again, the last time while a smaller one is asked.
+    let address = peer(|request| {
+        let Some(wanted) = request.reply_length else {
+            return honest(request);
+        };
+        if usize::from(wanted) + 28 <= 1_400 {
+            return honest(request);
+        }
+        std::thread::sleep(Duration::from_millis(12));
+        let reply = SizedReply {
+            padding: Padding::TooBigHere,
+            local_mtu: Some(1_400),
+            ..reply_to(request)
+        };
+        vec![reply.encode(SMALL_BYTES).unwrap()]
+    });
+    let [_, back] = run(&measurer, address).await;
+    let found = mtu(&back);
+    assert_eq!((found.bytes, found.limit), (1_400, MtuLimit::Local));
+}
+
+#[tokio::test]
 async fn the_responder_is_no_amplifier() {
     let (echo, stats, _stop) = respond("127.0.0.1").await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
