@@ -239,6 +239,11 @@ fn a_starved_prober_without_a_kernel_is_never_ready_over_timeouts() {
         .expect("check");
     assert_eq!(reach.status, Status::Undecided);
     assert!(reach.observed.unresolved.is_some_and(|n| n > 1_000));
+    assert!(
+        reach.observed.rate_upper > Some(0.9),
+        "{:?}",
+        reach.observed
+    );
 }
 
 #[test]
@@ -453,6 +458,11 @@ fn empty_scope_and_impossible_objectives_are_errors() {
             source: "a".into(),
             target: "nowhere".into()
         }]),
+        JudgeError::EmptyLink { .. }
+    ));
+    // A node alone has nobody to probe.
+    assert!(matches!(
+        refuse(|m| *m = world::mesh(&["a"], 1)),
         JudgeError::EmptyLink { .. }
     ));
     assert!(matches!(
