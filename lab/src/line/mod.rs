@@ -8,6 +8,7 @@ pub mod effect;
 pub mod fault;
 mod grammar;
 mod mtu;
+mod order;
 mod packet;
 pub mod pipeline;
 pub mod queue;

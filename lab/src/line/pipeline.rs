@@ -10,6 +10,7 @@ use super::config::{ActiveFault, ConfigError, LineConfig, Router, UnknownAction}
 use super::effect::Nanos;
 use super::fault::{DfSet, Fault};
 use super::mtu;
+use super::order::Order;
 use super::packet::{View, view};
 use super::queue::{DelayQueue, Departure};
 use super::rulebook::{Plan, Rulebook, SetFaultError};
@@ -39,7 +40,7 @@ pub struct Pipeline {
     config: LineConfig,
     book: AddressBook,
     rulebook: Rulebook,
-    lanes: Vec<Nanos>,
+    order: Order,
     queue: DelayQueue,
     paths: PathRecords,
     counters: Counters,
@@ -48,9 +49,6 @@ pub struct Pipeline {
     starved: StarvedLog,
 }
 
-/// Last due time per hashed 5-tuple: keeps order within a connection at a fixed cost. Two that share a lane only keep
-/// order between each other, too.
-const LANES: usize = 8192;
 impl Pipeline {
     pub fn new(config: LineConfig) -> Result<Self, ConfigError> {
         config.validate()?;
@@ -59,7 +57,7 @@ impl Pipeline {
             rulebook: Rulebook::new(&config, &book),
             queue: DelayQueue::new(config.queue),
             book,
-            lanes: vec![0; LANES],
+            order: Order::new(),
             paths: PathRecords::default(),
             counters: Counters::default(),
             lateness: Recorder::new(),
@@ -122,11 +120,11 @@ impl Pipeline {
                 return Outcome::Dropped(reason);
             }
         };
-        let lane = &mut self.lanes[lane(&view)];
+        let last_due = self.order.of(connection(&view), now);
         let mut outcome = Outcome::Queued(0);
         for piece in pieces {
             let Some(Timing { due, copies }) =
-                time(now, piece.len(), &view, &mut plan, lane, counts)
+                time(now, piece.len(), &view, &mut plan, last_due, counts)
             else {
                 outcome = outcome.and(Outcome::Dropped(DropReason::Rate));
                 continue;
@@ -333,7 +331,7 @@ fn time(
     length: usize,
     view: &View,
     plan: &mut Plan<'_>,
-    lane: &mut Nanos,
+    last_due: &mut Nanos,
     counts: &mut PathCounts,
 ) -> Option<Timing> {
     let mut due = now;
@@ -365,14 +363,14 @@ fn time(
         }
     }
     match held {
-        // Left out of its lane, so that the packets behind it overtake.
+        // Left out of the order, so that the packets behind it overtake.
         Some(hold) => {
             due += hold;
             counts.reordered += 1;
         }
         None => {
-            due = due.max(*lane);
-            *lane = due;
+            due = due.max(*last_due);
+            *last_due = due;
         }
     }
     counts.delayed += u64::from(due > now);
@@ -380,9 +378,10 @@ fn time(
     Some(Timing { due, copies })
 }
 
-fn lane(view: &View) -> usize {
+/// Of the innermost 5-tuple and the one around it, if there is one.
+fn connection(view: &View) -> u64 {
     let inner = view.inner.map_or(0, |inner| inner.hash(1));
-    (view.outer.hash(inner) % LANES as u64) as usize
+    view.outer.hash(inner)
 }
 
 fn is_link_scope(address: IpAddr) -> bool {
