@@ -1,6 +1,7 @@
 //! One rule at work: its random stream and whatever it remembers between packets.
 //! The same seed gives the same decisions.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -8,10 +9,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
 use super::fault::{Fault, FlowKey, Jitter, Loss, Rule};
-use super::packet::{View, finish};
+use super::packet::{Tuple, View, finish};
 
 /// Nanoseconds of one monotonic clock.
 pub type Nanos = u64;
+
+/// A flow without a packet for this long is new again, as in a switch's flow table.
+const FLOW_IDLE: Nanos = 30_000_000_000;
+/// Flows remembered at most; when all are active, all are forgotten.
+const FLOWS: usize = 65_536;
 
 pub(super) struct Effect {
     pub(super) rule: Rule,
@@ -20,6 +26,8 @@ pub(super) struct Effect {
     salt: u64,
     /// Gilbert–Elliott: in the bad state.
     bad: bool,
+    /// When each 5-tuple was last seen, for `Fault::Setup`.
+    flows: HashMap<u64, Nanos>,
     /// When a rate limiter will have sent everything it accepted.
     busy_until: Nanos,
 }
@@ -39,6 +47,7 @@ impl Effect {
             rng: ChaCha8Rng::seed_from_u64(seed),
             salt: finish(seed),
             bad: false,
+            flows: HashMap::new(),
             busy_until: 0,
         }
     }
@@ -105,9 +114,27 @@ impl Effect {
         }
     }
 
-    /// For `Fault::Reorder` and `Fault::Duplicate`.
+    /// For faults that meet a share of the packets.
     pub(super) fn happens(&mut self, share: f64) -> bool {
         self.roll(share)
+    }
+
+    /// Any number.
+    pub(super) fn draw(&mut self) -> u64 {
+        self.rng.random()
+    }
+
+    /// For `Fault::Setup`: no packet of this 5-tuple came within the last [`FLOW_IDLE`].
+    pub(super) fn first(&mut self, tuple: &Tuple, now: Nanos) -> bool {
+        let known = |seen: Nanos| now.saturating_sub(seen) < FLOW_IDLE;
+        if self.flows.len() >= FLOWS {
+            self.flows.retain(|_, seen| known(*seen));
+        }
+        if self.flows.len() >= FLOWS {
+            self.flows.clear();
+        }
+        let before = self.flows.insert(tuple.hash(self.salt), now);
+        !before.is_some_and(known)
     }
 
     /// For `Fault::Rate`: when the last bit of a packet of `bytes` arriving at `at` has left; `None` if the queue has

@@ -24,6 +24,16 @@ pub enum Fault {
     Duplicate {
         share: f64,
     },
+    /// This share of TCP and UDP packets with a payload has a bit of it flipped; the checksums are made to fit.
+    Corrupt {
+        share: f64,
+    },
+    /// This share of TCP segments with a payload becomes a reset.
+    Reset {
+        share: f64,
+    },
+    /// Extra one-way delay of the first packet of every 5-tuple.
+    Setup(Duration),
     /// Token bucket of `burst_bytes` with a queue of `queue_bytes` before it; what does not fit is dropped at the tail.
     Rate {
         bits_per_second: u64,
@@ -138,7 +148,7 @@ pub struct Scope {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultError {
     #[error(
-        "unknown fault `{0}`; known are blackhole, loss, delay, jitter, reorder, duplicate, rate, mtu"
+        "unknown fault `{0}`; known are blackhole, loss, delay, jitter, reorder, duplicate, corrupt, reset, setup, rate, mtu"
     )]
     Unknown(String),
     #[error(
@@ -229,6 +239,9 @@ impl Fault {
             Self::Jitter(_) => "jitter",
             Self::Reorder { .. } => "reorder",
             Self::Duplicate { .. } => "duplicate",
+            Self::Corrupt { .. } => "corrupt",
+            Self::Reset { .. } => "reset",
+            Self::Setup(_) => "setup",
             Self::Rate { .. } => "rate",
             Self::Mtu { .. } => "mtu",
         }

@@ -68,6 +68,9 @@ impl fmt::Display for Fault {
                 write!(f, "reorder={}:{}", ShareText(*share), DurationText(*hold))
             }
             Self::Duplicate { share } => write!(f, "duplicate={}", ShareText(*share)),
+            Self::Corrupt { share } => write!(f, "corrupt={}", ShareText(*share)),
+            Self::Reset { share } => write!(f, "reset={}", ShareText(*share)),
+            Self::Setup(extra) => write!(f, "setup={}", DurationText(*extra)),
             Self::Rate {
                 bits_per_second,
                 queue_bytes,
@@ -116,13 +119,7 @@ impl FromStr for Fault {
                 }),
             },
             "loss" => parse_loss(&arguments).map(Self::Loss),
-            "delay" => match arguments[..] {
-                [extra] => Ok(Self::Delay(duration("delay", "extra", extra)?)),
-                _ => Err(FaultError::Form {
-                    fault: "delay",
-                    form: "delay=50ms",
-                }),
-            },
+            "delay" => one_delay(&arguments, "delay", "delay=50ms").map(Self::Delay),
             "jitter" => parse_jitter(&arguments).map(Self::Jitter),
             "reorder" => match arguments[..] {
                 [at, hold] => Ok(Self::Reorder {
@@ -134,15 +131,15 @@ impl FromStr for Fault {
                     form: "reorder=5%:10ms",
                 }),
             },
-            "duplicate" => match arguments[..] {
-                [at] => Ok(Self::Duplicate {
-                    share: share("duplicate", "share", at)?,
-                }),
-                _ => Err(FaultError::Form {
-                    fault: "duplicate",
-                    form: "duplicate=1%",
-                }),
-            },
+            "duplicate" => one_share(&arguments, "duplicate", "duplicate=1%")
+                .map(|share| Self::Duplicate { share }),
+            "corrupt" => {
+                one_share(&arguments, "corrupt", "corrupt=1%").map(|share| Self::Corrupt { share })
+            }
+            "reset" => {
+                one_share(&arguments, "reset", "reset=1%").map(|share| Self::Reset { share })
+            }
+            "setup" => one_delay(&arguments, "setup", "setup=60ms").map(Self::Setup),
             "rate" => parse_rate_limit(&arguments),
             "mtu" => parse_mtu(&arguments),
             _ => Err(FaultError::Unknown(name.to_owned())),
@@ -156,6 +153,28 @@ fn duration(fault: &'static str, key: &'static str, text: &str) -> Result<Durati
 
 fn share(fault: &'static str, key: &'static str, text: &str) -> Result<f64, FaultError> {
     parse_share(text).map_err(|source| FaultError::Value { fault, key, source })
+}
+
+fn one_share(
+    arguments: &[&str],
+    fault: &'static str,
+    form: &'static str,
+) -> Result<f64, FaultError> {
+    match arguments {
+        [at] => share(fault, "share", at),
+        _ => Err(FaultError::Form { fault, form }),
+    }
+}
+
+fn one_delay(
+    arguments: &[&str],
+    fault: &'static str,
+    form: &'static str,
+) -> Result<Duration, FaultError> {
+    match arguments {
+        [extra] => duration(fault, "extra", extra),
+        _ => Err(FaultError::Form { fault, form }),
+    }
 }
 
 fn parse_loss(arguments: &[&str]) -> Result<Loss, FaultError> {
@@ -474,6 +493,9 @@ mod tests {
             "jitter=bimodal:20ms:10%",
             "reorder=5%:10ms",
             "duplicate=1%",
+            "corrupt=0.5%",
+            "reset=2%@inner-tcp",
+            "setup=60ms",
             "rate=10mbit:65536:0",
             "mtu=1400:ptb",
             "mtu=1400:ptb-drop",
@@ -517,6 +539,9 @@ mod tests {
             ("jitter=gauss:5ms", "needs the form"),
             ("jitter=normal:1ms:2ms", "at most the mean"),
             ("jitter=pareto:1ms:nan:5ms", "from 0.5"),
+            ("corrupt=2", "`share` in `corrupt`"),
+            ("reset", "needs the form"),
+            ("setup=60", "`extra` in `setup`"),
             ("rate=10", "`rate` in `rate`"),
             ("rate=10mbit:0", "above 0"),
             ("mtu=40:ptb", "from 68"),

@@ -30,6 +30,10 @@ pub(super) struct View {
     pub(super) later_fragment: bool,
     /// An ICMP message that must never be answered by another.
     pub(super) icmp_error: bool,
+    /// Where the innermost transport header begins and its payload ends; `None` for fragments other than the first.
+    pub(super) transport: Option<(usize, usize)>,
+    /// Where the UDP header around VXLAN begins.
+    pub(super) vxlan_udp: Option<usize>,
 }
 
 /// Not a packet the kernel could have routed: too short, or no IP version we know.
@@ -46,13 +50,24 @@ pub(super) fn view(packet: &[u8], vxlan_ports: &[u16]) -> Result<View, Malformed
     } else {
         None
     };
+    let outer_at = outer.end - outer.payload.len();
+    let transport = match &inner {
+        // Its offsets count from the start of its own IP header.
+        Some(inner) => inner.transport().map(|(at, end)| {
+            let base = outer_at + VXLAN_OVERHEAD;
+            (base + at, base + end)
+        }),
+        None => outer.transport(),
+    };
     Ok(View {
         outer: outer.tuple,
-        inner,
+        inner: inner.map(|ip| ip.tuple),
         vxlan,
         dont_fragment: outer.dont_fragment,
         later_fragment: outer.later_fragment,
         icmp_error: outer.icmp_error,
+        transport,
+        vxlan_udp: vxlan.then_some(outer_at),
     })
 }
 
@@ -89,6 +104,14 @@ struct Ip<'a> {
     later_fragment: bool,
     icmp_error: bool,
     payload: &'a [u8],
+    /// Where the payload ends, from the start of the packet.
+    end: usize,
+}
+
+impl Ip<'_> {
+    fn transport(&self) -> Option<(usize, usize)> {
+        (!self.later_fragment).then(|| (self.end - self.payload.len(), self.end))
+    }
 }
 
 /// Written out instead of taken from etherparse: its lax IPv6 extension walk (0.21) reads past the end of a cut
@@ -117,6 +140,7 @@ fn read_ipv4(packet: &[u8]) -> Result<Ip<'_>, Malformed> {
         fragment & 0x4000 != 0,
         fragment & 0x1fff != 0,
         payload,
+        total_length,
     ))
 }
 
@@ -157,6 +181,7 @@ fn read_ipv6(packet: &[u8]) -> Result<Ip<'_>, Malformed> {
         true,
         later_fragment,
         payload,
+        header.len() + usize::from(u16::from_be_bytes([header[4], header[5]])),
     ))
 }
 
@@ -167,6 +192,7 @@ fn read_transport(
     dont_fragment: bool,
     later_fragment: bool,
     payload: &[u8],
+    end: usize,
 ) -> Ip<'_> {
     let (mut source_port, mut target_port, mut icmp_error) = (0, 0, false);
     if !later_fragment {
@@ -193,14 +219,16 @@ fn read_transport(
         later_fragment,
         icmp_error,
         payload,
+        end,
     }
 }
 
 const UDP_HEADER: usize = 8;
 const VXLAN_HEADER: usize = 8;
 const ETHERNET_HEADER: usize = 14;
+const VXLAN_OVERHEAD: usize = UDP_HEADER + VXLAN_HEADER + ETHERNET_HEADER;
 
-fn read_vxlan(udp: &[u8]) -> Option<Tuple> {
+fn read_vxlan(udp: &[u8]) -> Option<Ip<'_>> {
     let vxlan = udp.get(UDP_HEADER..)?;
     // The I flag says that a network identifier is present (RFC 7348).
     if vxlan.first()? & 0x08 == 0 {
@@ -208,9 +236,7 @@ fn read_vxlan(udp: &[u8]) -> Option<Tuple> {
     }
     let frame = vxlan.get(VXLAN_HEADER..)?;
     match frame.get(12..ETHERNET_HEADER)? {
-        [0x08, 0x00] | [0x86, 0xdd] => read_ip(frame.get(ETHERNET_HEADER..)?)
-            .ok()
-            .map(|ip| ip.tuple),
+        [0x08, 0x00] | [0x86, 0xdd] => read_ip(frame.get(ETHERNET_HEADER..)?).ok(),
         _ => None,
     }
 }

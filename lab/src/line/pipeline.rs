@@ -1,10 +1,11 @@
 //! The pure centre: a packet and the time go in; packets and their due times come out. No sockets, no clock.
 //!
-//! Order of effects on one packet: blackhole, loss, MTU, rate, delay and jitter, reorder, duplicate.
+//! Order of effects on one packet: blackhole, loss, corrupt and reset, MTU, rate, delay, jitter and setup, reorder, duplicate.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::alter;
 use super::book::{AddressBook, PathId};
 use super::config::{ActiveFault, ConfigError, LineConfig, Router, UnknownAction};
 use super::effect::Nanos;
@@ -288,6 +289,18 @@ fn admit(
                     return refuse(DropReason::Loss);
                 }
             }
+            Fault::Corrupt { share } => {
+                if effect.happens(share) {
+                    let bit = effect.draw();
+                    counts.corrupted +=
+                        u64::from(pieces.iter_mut().any(|p| alter::corrupt(p, view, bit)));
+                }
+            }
+            Fault::Reset { share } => {
+                if effect.happens(share) {
+                    counts.reset += u64::from(pieces.iter_mut().any(|p| alter::reset(p, view)));
+                }
+            }
             Fault::Mtu {
                 bytes,
                 df_set,
@@ -344,7 +357,11 @@ fn time(
             continue;
         }
         match effect.rule.fault {
-            Fault::Blackhole | Fault::Loss(_) | Fault::Mtu { .. } => {}
+            Fault::Blackhole
+            | Fault::Loss(_)
+            | Fault::Corrupt { .. }
+            | Fault::Reset { .. }
+            | Fault::Mtu { .. } => {}
             Fault::Rate { .. } => match effect.departure(due, length) {
                 Some(at) => due = at,
                 None => {
@@ -353,6 +370,11 @@ fn time(
                 }
             },
             Fault::Delay(extra) => due += nanos(extra),
+            Fault::Setup(extra) => {
+                if effect.first(view.innermost(), now) {
+                    due += nanos(extra);
+                }
+            }
             Fault::Jitter(jitter) => due += nanos(effect.jitter(&jitter)),
             Fault::Reorder { share, hold } => {
                 if effect.happens(share) {

@@ -191,11 +191,12 @@ fn stage(fault: &Fault) -> u8 {
     match fault {
         Fault::Blackhole => 0,
         Fault::Loss(_) => 1,
-        Fault::Mtu { .. } => 2,
-        Fault::Rate { .. } => 3,
-        Fault::Delay(_) | Fault::Jitter(_) => 4,
-        Fault::Reorder { .. } => 5,
-        Fault::Duplicate { .. } => 6,
+        Fault::Corrupt { .. } | Fault::Reset { .. } => 2,
+        Fault::Mtu { .. } => 3,
+        Fault::Rate { .. } => 4,
+        Fault::Delay(_) | Fault::Jitter(_) | Fault::Setup(_) => 5,
+        Fault::Reorder { .. } => 6,
+        Fault::Duplicate { .. } => 7,
     }
 }
 

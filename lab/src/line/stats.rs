@@ -66,6 +66,9 @@ pub struct PathCounts {
     pub reordered: u64,
     /// Extra copies.
     pub duplicated: u64,
+    /// Payload changed; TCP segments made resets.
+    pub corrupted: u64,
+    pub reset: u64,
     /// Packets that were cut, and the pieces they became.
     pub fragmented: u64,
     pub fragments: u64,

@@ -568,3 +568,43 @@ fn fragments_of_udp_still_carry_its_checksum() {
         .unwrap();
     assert_eq!(udp.checksum(), checksum);
 }
+
+#[test]
+fn corrupted_and_reset_packets_are_counted_and_keep_their_length() {
+    let mut pipeline = with_faults(&["corrupt=100%@inner-udp", "reset=100%"]);
+    let packets = [
+        samples::udp4(1, 2, 100),
+        samples::tcp4(3, 4, 50),
+        samples::tcp4(3, 4, 0),
+    ];
+    for packet in &packets {
+        pipeline.push(0, packet.clone());
+    }
+    let out = drain(&mut pipeline);
+    let changed: Vec<bool> = out
+        .iter()
+        .zip(&packets)
+        .map(|(departure, packet)| {
+            assert_eq!(departure.packet.len(), packet.len());
+            departure.packet != *packet
+        })
+        .collect();
+    assert_eq!(changed, [true, true, false]);
+    let counts = counts(&pipeline, "east/e-1", "west/w-1");
+    assert_eq!((counts.corrupted, counts.reset), (1, 1));
+    assert_balanced(&pipeline);
+}
+
+#[test]
+fn only_the_first_packet_of_a_flow_waits_for_its_setup() {
+    let mut pipeline = with_faults(&["setup=60ms"]);
+    let mut delays = Vec::new();
+    // Two flows, then the first again while it is known, and after it has been idle for long.
+    for (at, port) in [(0, 1), (100, 2), (200, 1), (300, 2), (40_000, 1)] {
+        pipeline.push(at * MS, samples::udp4(port, 9, 10));
+        for departure in drain(&mut pipeline) {
+            delays.push((departure.due - at * MS) / MS);
+        }
+    }
+    assert_eq!(delays, [60, 60, 0, 0, 60]);
+}
