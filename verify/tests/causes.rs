@@ -109,12 +109,70 @@ fn the_share_lost_is_that_of_the_node_that_loses() {
 }
 
 #[test]
-fn queueing_is_not_a_longer_path() {
-    check(
-        vec![Fault::Late(On("a", "b"), 0.2, 0.1)],
-        "path.queueing a→b -",
-        &["a→b", "b→a"],
+fn queueing_is_not_a_longer_path_and_has_a_direction() {
+    for (on, top) in [
+        (On("a", "b"), "path.queueing a→b -"),
+        (On("b", "a"), "path.queueing b→a -"),
+    ] {
+        let verdict = check(vec![Fault::Late(on, 0.2, 0.1)], top, &["a→b", "b→a"]);
+        assert_eq!(verdict.causes.len(), 1, "{:#?}", verdict.causes);
+    }
+    // As much in either direction: neither is named, and that is said.
+    let verdict = verdict(&world(vec![
+        Fault::Late(On("a", "b"), 0.2, 0.1),
+        Fault::Late(On("b", "a"), 0.2, 0.1),
+    ]));
+    let rivals = &verdict.causes[0].rivals;
+    assert!(
+        rivals
+            .iter()
+            .any(|r| r.summary.contains("either direction")),
+        "{rivals:?}"
     );
+}
+
+/// Kinds of trouble that no rule knows: whatever else fails beside them, no name of another cause is given.
+#[test]
+fn what_no_rule_knows_is_unknown() {
+    for (fault, evidence) in [
+        (Fault::Spoilt(On("a", "b"), 0.2), "bad_reply"),
+        (Fault::Spoilt(On("b", "a"), 1.0), "bad_reply"),
+        (Fault::Resets(On("b", "a"), 0.3), "reset"),
+        (Fault::Resets(On("b", "a"), 1.0), "reset"),
+        (
+            Fault::Setup(On("a", "b"), 0.080),
+            "echoes on open connections",
+        ),
+    ] {
+        let verdict = verdict(&world(vec![fault.clone()]));
+        assert_eq!(not_ready(&verdict), ["a→b", "b→a"], "{fault:?}");
+        for cause in &verdict.causes {
+            assert_eq!(cause.id, "unknown", "{fault:?}: {}", cause.summary);
+            assert!(
+                cause.evidence.iter().any(|line| line.contains(evidence)),
+                "{fault:?}: {:?}",
+                cause.evidence
+            );
+        }
+        assert_eq!(verdict.causes.len(), 2, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_node_without_a_usable_sample_is_starved() {
+    let mut world = world(vec![Fault::Stalls(1, 0.3)]);
+    world
+        .mesh
+        .links
+        .retain(|link| link.source == "a" && link.target == "b");
+    let verdict = verdict(&world);
+    let causes: Vec<_> = verdict
+        .causes
+        .iter()
+        .map(|c| (c.id.as_str(), c.node.as_deref()))
+        .collect();
+    assert_eq!(causes, [("agent.starved", None)]);
+    assert!(verdict.causes[0].summary.contains("`a/a1`, `a/a2`"));
 }
 
 #[test]
@@ -224,6 +282,11 @@ fn single_protocols() {
         vec![Fault::UdpLoss(On("b", "c"), 1.0)],
         "filter.udp b→c -",
         &["b→c", "b⇢c?", "c→b", "c⇢b?"],
+    );
+    check(
+        vec![Fault::TcpLoss(On("b", "c"), 1.0)],
+        "filter.tcp b→c -",
+        &["b→c", "c→b"],
     );
     check(
         vec![Fault::NoHttp(On("b", "c"))],

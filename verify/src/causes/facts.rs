@@ -1,5 +1,7 @@
 //! What happened to the probes of one kind on one link, in numbers that rules can compare.
 
+use std::collections::BTreeMap;
+
 use mesh::Link;
 use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
 
@@ -27,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) unseen_at_target: u64,
     /// Refused ones whose SYN the target's kernel recorded.
     pub(crate) refused_seen: u64,
+    /// Foreign ones of which the target's kernel recorded the connection all the same.
+    pub(crate) foreign_seen: u64,
 }
 
 impl Facts {
@@ -61,6 +65,11 @@ impl Facts {
             *counter += 1;
             self.failed += 1;
         }
+        let foreign = matches!(
+            probe.sample.outcome,
+            Outcome::WrongResponder | Outcome::BadReply
+        );
+        self.foreign_seen += u64::from(foreign && probe.target.is_some());
         let Some(source) = probe.source else { return };
         self.syn_retransmits += u64::from(source.syn_retransmits);
         self.syn_retransmitted += u64::from(source.syn_retransmits > 0);
@@ -106,6 +115,11 @@ impl Facts {
     /// Most probes fail.
     pub(crate) fn hard(&self) -> bool {
         self.n > 0 && 2 * self.failed > self.n
+    }
+
+    /// So many fail that nothing can be said to pass.
+    pub(crate) fn dead(&self) -> bool {
+        self.n > 0 && 10 * self.failed >= 9 * self.n
     }
 
     /// Of the failed ones, most are of this kind.
@@ -170,6 +184,18 @@ pub(crate) fn failing_scope(view: &View<'_>, link: &Link, plane: Plane, kind: Pr
     localise(&tally)
 }
 
+/// Shortest, median echo on a connection that is already open, within a scope of a link, s.
+pub(crate) fn echo_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Option<(f64, f64)> {
+    let mut times: Vec<f64> = usable(view, link, Plane::Pod, ProbeKind::Tcp)
+        .filter(|probe| scope.covers(&probe.cell()))
+        .filter(|probe| probe.sample.outcome == Outcome::Ok && !probe.sample.starved)
+        .filter_map(|probe| probe.sample.round_trip_ns)
+        .map(|ns| ns as f64 * 1e-9)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    Some((*times.first()?, *times.get(times.len() / 2)?))
+}
+
 /// Shortest, median connect of the pod plane within a scope of a link, s.
 pub(crate) fn connect_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Option<(f64, f64)> {
     let mut times: Vec<f64> = usable(view, link, Plane::Pod, ProbeKind::Tcp)
@@ -189,10 +215,19 @@ pub(crate) fn connect_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Op
     Some((*times.first()?, *times.get(times.len() / 2)?))
 }
 
-/// Median one-way time of the handshake's ACK within a scope of a link, s, with the bound of its
-/// error: two clocks are involved. `None` without matched records or clock offsets.
-pub(crate) fn one_way_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Option<(f64, f64)> {
-    let mut times = Vec::new();
+/// One-way times of the handshake's ACK within a scope of a link. Two clocks are involved.
+pub(crate) struct OneWay {
+    /// Median, s, with the bound of its error.
+    pub(crate) median: f64,
+    pub(crate) bound: f64,
+    /// 99th percentile minus shortest, s: the clocks' offset is in both, so it has no part in the difference.
+    pub(crate) spread: f64,
+}
+
+/// `None` without matched records or clock offsets.
+pub(crate) fn one_way(view: &View<'_>, link: &Link, scope: &Scope) -> Option<OneWay> {
+    // By pair of nodes: each has an offset and a distance of its own.
+    let mut pairs: BTreeMap<(NodeRef, NodeRef), Vec<f64>> = BTreeMap::new();
     let mut bound = 0.0_f64;
     for probe in usable(view, link, Plane::Pod, ProbeKind::Tcp) {
         let (Some(source), Some(target), true) =
@@ -219,8 +254,21 @@ pub(crate) fn one_way_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Op
         let elapsed = target.at_ns as f64 * 1e-9
             - target_offset
             - (source.at_ns as f64 * 1e-9 - source_offset);
-        times.push(elapsed);
+        let pair = (source.node.clone(), target.node.clone());
+        pairs.entry(pair).or_default().push(elapsed);
     }
-    times.sort_by(f64::total_cmp);
-    Some((*times.get(times.len() / 2)?, bound))
+    let mut all = Vec::new();
+    let mut late = Vec::new();
+    for times in pairs.values() {
+        let shortest = times.iter().copied().fold(f64::INFINITY, f64::min);
+        late.extend(times.iter().map(|time| time - shortest));
+        all.extend(times);
+    }
+    all.sort_by(f64::total_cmp);
+    late.sort_by(f64::total_cmp);
+    Some(OneWay {
+        median: *all.get(all.len() / 2)?,
+        bound,
+        spread: *late.get((0.99 * (late.len() as f64 - 1.0)) as usize)?,
+    })
 }

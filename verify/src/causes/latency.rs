@@ -2,7 +2,7 @@
 
 use mesh::Link;
 
-use super::facts::{connect_seconds, one_way_seconds};
+use super::facts::{connect_seconds, echo_seconds, one_way};
 use super::loss::scope_of;
 use super::{Case, cause, direction, example, is_latency, on, pairs, reverse, rival};
 use crate::checks::{LATENCY_CONNECT, LATENCY_HANDSHAKE};
@@ -15,24 +15,48 @@ const PATH_SHARE: f64 = 0.7;
 pub(super) fn find(case: &mut Case<'_, '_>) {
     for link in pairs(case.view) {
         let back = reverse(&link);
-        let slow = |case: &Case<'_, '_>, link: &Link| {
-            case.open(LATENCY_CONNECT, link) || case.open(LATENCY_HANDSHAKE, link)
-        };
         let (forth, other) = (slow(case, &link), back != link && slow(case, &back));
         if !forth && !other {
             continue;
         }
         let slower = if forth { &link } else { &back };
         if long_path(case, slower) {
-            longer(case, slower, forth && other);
-        } else {
-            for link in [&link, &back] {
-                if slow(case, link) {
-                    queueing(case, link);
-                }
+            if !only_first(case, slower) {
+                longer(case, slower, forth && other);
+            }
+            continue;
+        }
+        let mut queued = Vec::new();
+        for (link, slow) in [(&link, forth), (&back, other)] {
+            if slow && user_space(case, link) {
+                starved(case, link);
+            } else if slow {
+                queued.push(link.clone());
             }
         }
+        queueing(case, &queued);
     }
+}
+
+/// Whether a latency check of the link fails for what was late, not for what failed.
+fn slow(case: &Case<'_, '_>, link: &Link) -> bool {
+    let late = |id: &str| {
+        let Some(Check { observed, .. }) = case.check(id, link) else {
+            return false;
+        };
+        let bad = observed.bad.unwrap_or(0);
+        let failed = observed.failures.get("failed").copied().unwrap_or(0);
+        case.open(id, link) && 2 * failed <= bad
+    };
+    late(LATENCY_CONNECT) || late(LATENCY_HANDSHAKE)
+}
+
+/// Whether an open connection answers much faster than one is opened: then the path is not the long one.
+fn only_first(case: &Case<'_, '_>, link: &Link) -> bool {
+    let scope = nearest(case, link).map_or(Scope::Everywhere, |check| scope_of(check, link, case));
+    let connect = connect_seconds(case.view, link, &scope);
+    let echo = echo_seconds(case.view, link, &scope);
+    matches!((connect, echo), (Some((connect, _)), Some((echo, _))) if 2.0 * echo < connect)
 }
 
 /// The failing check that is nearer to the wire.
@@ -67,13 +91,15 @@ fn longer(case: &mut Case<'_, '_>, link: &Link, both: bool) {
     }
     // Which direction is the long one shows only where the clocks of both ends are known well enough.
     let (there, here) = (
-        one_way_seconds(case.view, link, &scope),
-        one_way_seconds(case.view, &back, &mirrored),
+        one_way(case.view, link, &scope),
+        one_way(case.view, &back, &mirrored),
     );
     let mut path = link.clone();
     let mut scope = scope;
     let mut named = false;
-    if let (Some((there, a)), Some((here, b))) = (there, here) {
+    if let (Some(there), Some(here)) = (there, here) {
+        let (a, b) = (there.bound, here.bound);
+        let (there, here) = (there.median, here.median);
         evidence.push(format!(
             "one way, by the clocks of both ends: {} {:.1} ms ± {:.1}, {} {:.1} ms ± {:.1}",
             direction(link, &scope),
@@ -147,55 +173,115 @@ fn times(case: &Case<'_, '_>, link: &Link, scope: &Scope) -> Option<String> {
     ))
 }
 
-fn queueing(case: &mut Case<'_, '_>, link: &Link) {
+/// Slow for the prober, not for its kernel.
+fn user_space(case: &Case<'_, '_>, link: &Link) -> bool {
+    let passes = |id| {
+        case.check(id, link)
+            .is_some_and(|check| check.status == Status::Pass)
+    };
+    nearest(case, link).is_some_and(|check| check.id == LATENCY_CONNECT)
+        && passes(LATENCY_HANDSHAKE)
+}
+
+fn exceedances(check: &Check) -> String {
+    format!(
+        "{} of {} took longer than {:.1} ms or failed",
+        check.observed.bad.unwrap_or(0),
+        check.observed.n.unwrap_or(0),
+        check.expected.threshold_seconds.unwrap_or(0.0) * 1e3
+    )
+}
+
+fn starved(case: &mut Case<'_, '_>, link: &Link) {
     let Some(check) = nearest(case, link) else {
         return;
     };
     let scope = scope_of(check, link, case);
-    let name = direction(link, &scope);
-    let kernel_fine = check.id == LATENCY_CONNECT
-        && case
-            .check(LATENCY_HANDSHAKE, link)
-            .is_some_and(|check| check.status == Status::Pass);
-    let (n, bad) = (
-        check.observed.n.unwrap_or(0),
-        check.observed.bad.unwrap_or(0),
+    let summary = format!(
+        "connects of {} are slow for the prober but not for its kernel: user space on the source is starved",
+        direction(link, &scope)
     );
-    let threshold = check.expected.threshold_seconds.unwrap_or(0.0) * 1e3;
-    let mut evidence = vec![format!(
-        "{bad} of {n} took longer than {threshold:.1} ms or failed"
-    )];
-    evidence.extend(times(case, link, &scope));
-    let at = example(case.view, link, &scope);
-    let (id, summary, hint) = if kernel_fine {
-        (
-            "node.starved",
-            format!(
-                "connects of {name} are slow for the prober but not for its kernel: user space on the source is starved"
-            ),
-            format!(
-                "CPU pressure on the nodes of `{}` (`cat /proc/pressure/cpu`), limits of the agent's pod",
-                link.source
-            ),
-        )
+    let hint = format!(
+        "CPU pressure on the nodes of `{}` (`cat /proc/pressure/cpu`), limits of the agent's pod",
+        link.source
+    );
+    let mut found = cause("node.starved", link, &scope, summary, hint);
+    found.evidence = vec![exceedances(check)];
+    found.evidence.extend(times(case, link, &scope));
+    let link = link.clone();
+    case.name(found, |check| is_latency(check) && on(check, &link));
+}
+
+/// `links`: the initiators of one pair that are slow.
+fn queueing(case: &mut Case<'_, '_>, links: &[Link]) {
+    let Some(first) = links.first() else { return };
+    let Some(check) = nearest(case, first) else {
+        return;
+    };
+    let scope = scope_of(check, first, case);
+    let (mut path, mut on_path) = (first.clone(), scope.clone());
+    let mut evidence = Vec::new();
+    for link in links {
+        let scope = if link == first {
+            scope.clone()
+        } else {
+            scope.mirrored()
+        };
+        if let Some(check) = nearest(case, link) {
+            evidence.push(format!(
+                "{}: {}",
+                direction(link, &scope),
+                exceedances(check)
+            ));
+        }
+        evidence.extend(times(case, link, &scope));
+    }
+    // A handshake crosses both directions; how far its last packet's one-way times lie apart belongs to one.
+    let (back, mirrored) = (reverse(first), scope.mirrored());
+    let mut named = false;
+    if let (Some(there), Some(here)) = (
+        one_way(case.view, first, &scope),
+        one_way(case.view, &back, &mirrored),
+    ) {
+        evidence.push(format!(
+            "one way, 99 % arrive within {:.1} ms of the fastest on {}, within {:.1} ms on {}",
+            there.spread * 1e3,
+            direction(first, &scope),
+            here.spread * 1e3,
+            direction(&back, &mirrored)
+        ));
+        named = there.spread.max(here.spread) > 3.0 * there.spread.min(here.spread);
+        if named && here.spread > there.spread {
+            (path, on_path) = (back, mirrored);
+        }
+    }
+    let name = direction(&path, &on_path);
+    let at = example(case.view, &path, &on_path);
+    let summary = if named {
+        format!("packets wait in a queue on path {name}: it is short, but some arrive late")
     } else {
-        (
-            "path.queueing",
-            format!(
-                "{name} has slow connects although the path itself is short: packets wait in a queue"
-            ),
-            format!(
-                "queues and rate limits between `{}` and `{}`, load of both nodes",
-                at.source_node, at.target_node
-            ),
+        format!(
+            "{name} has slow connects although the path itself is short: packets wait in a queue"
         )
     };
-    let mut found = cause(id, link, &scope, summary, hint);
+    let hint = format!(
+        "queues and rate limits between `{}` and `{}`, load of both nodes",
+        at.source_node, at.target_node
+    );
+    let mut found = cause("path.queueing", &path, &on_path, summary, hint);
     found.evidence = evidence;
     found.rivals = vec![
         rival("a busy target node", "its CPU pressure during the run"),
         rival("loss repaired below IP", "the link layer's retry counters"),
     ];
-    let link = link.clone();
-    case.name(found, |check| is_latency(check) && on(check, &link));
+    if !named {
+        found.rivals.push(rival(
+            "either direction, or both",
+            "one-way times of connections in both roles",
+        ));
+    }
+    let links = links.to_vec();
+    case.name(found, |check| {
+        is_latency(check) && links.iter().any(|link| on(check, link))
+    });
 }

@@ -65,6 +65,7 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     node::merge(&mut case);
     rest::unknown(&mut case);
     rest::agents(&mut case);
+    rest::starved(&mut case);
     case.finish()
 }
 

@@ -101,7 +101,17 @@ fn hard(case: &Case<'_, '_>, link: &Link) -> Option<Broken> {
         facts(Plane::Node, ProbeKind::Tcp),
     );
     let udp = facts(Plane::Pod, ProbeKind::Udp);
-    pod.hard().then(|| Broken {
+    // What is silent for some only is loss; a wrong answer is one however many get it. Resets no rule knows.
+    let silent = pod.mostly(pod.timeout + pod.unreachable);
+    let foreign = pod.mostly(pod.foreign);
+    // The right node had the connection: what came of its answers is another matter.
+    let spoilt = foreign && 2 * pod.foreign_seen > pod.foreign;
+    let broken = if silent {
+        pod.dead()
+    } else {
+        pod.hard() && (pod.mostly(pod.refused) || (foreign && !spoilt))
+    };
+    broken.then(|| Broken {
         link: link.clone(),
         scope: scope.clone(),
         pod,
@@ -151,6 +161,9 @@ fn both_ways(case: &mut Case<'_, '_>, a: &Broken, b: &Broken) {
 /// `dead` is the initiator link whose own direction drops everything.
 fn blackhole(case: &mut Case<'_, '_>, dead: &Broken, other: &Broken, one_direction: bool) {
     let name = direction(&dead.link, &dead.scope);
+    if one_direction && dead.udp.n > 0 && !dead.udp.hard() {
+        return tcp_filter(case, dead, other);
+    }
     // The node plane takes the same road without the overlay.
     let overlay = dead.node.n > 0 && !dead.node.hard();
     let road = if overlay {
@@ -188,6 +201,32 @@ fn blackhole(case: &mut Case<'_, '_>, dead: &Broken, other: &Broken, one_directi
         let path = check.id == LOSS_UDP
             && (super::on(check, &dead_link) || (!one_direction && super::on(check, &other_link)));
         path || dragged(check, &dead_link) || dragged(check, &other_link)
+    });
+}
+
+/// Datagrams pass where no SYN does.
+fn tcp_filter(case: &mut Case<'_, '_>, dead: &Broken, other: &Broken) {
+    let name = direction(&dead.link, &dead.scope);
+    let at = example(case.view, &dead.link, &dead.scope);
+    let hint = format!(
+        "TCP rules of the firewalls between `{}` and `{}`, and of the CNI on both, in this direction",
+        at.source_node, at.target_node
+    );
+    let mut found = cause(
+        "filter.tcp",
+        &dead.link,
+        &dead.scope,
+        format!("TCP of path {name} is dropped while UDP passes"),
+        hint,
+    );
+    found.evidence = [dead.lines(), other.lines()].concat();
+    found.rivals = vec![rival(
+        "conntrack refuses TCP state",
+        "conntrack statistics (`conntrack -S`) along the path",
+    )];
+    let (dead, other) = (dead.link.clone(), other.link.clone());
+    case.name(found, |check| {
+        dragged(check, &dead) || dragged(check, &other)
     });
 }
 

@@ -2,6 +2,7 @@
 
 use mesh::Link;
 
+use super::facts::{connect_seconds, echo_seconds};
 use super::{Case, cause, elsewhere, on, rival};
 use crate::checks::{AGENTS, AGREEMENT, CONFIG_CIDRS, CONFIG_CLOCK, CONFIG_IDS};
 use crate::tally::Scope;
@@ -175,8 +176,92 @@ pub(super) fn unknown(case: &mut Case<'_, '_>) {
                 kinds.join(", ")
             ));
         }
+        let late = open.iter().any(super::is_latency);
+        found
+            .evidence
+            .extend(late.then(|| openings(case, link)).flatten());
         case.name(found, |check| {
             check.status == Status::Fail && on(check, link)
+        });
+    }
+}
+
+/// How long it takes to open a connection, and to use an open one.
+fn openings(case: &Case<'_, '_>, link: &Link) -> Option<String> {
+    let connect = connect_seconds(case.view, link, &Scope::Everywhere)?;
+    let echo = echo_seconds(case.view, link, &Scope::Everywhere)?;
+    Some(format!(
+        "connects: shortest {:.1} ms, median {:.1} ms; echoes on open connections: shortest {:.1} ms, median {:.1} ms",
+        connect.0 * 1e3,
+        connect.1 * 1e3,
+        echo.0 * 1e3,
+        echo.1 * 1e3
+    ))
+}
+
+/// Nodes so short of processor that none of their samples counts: what lacks only them, they explain.
+pub(super) fn starved(case: &mut Case<'_, '_>) {
+    let lacks = |check: &Check, node: &str| {
+        check.status == Status::Undecided
+            && check.observed.excluded_stalled > Some(0)
+            && check
+                .observed
+                .marginals
+                .iter()
+                .any(|m| m.node == node && m.n == 0)
+    };
+    for cluster in &case.view.mesh.clusters {
+        let of = |check: &&Check| check.source_cluster.as_ref() == Some(&cluster.name);
+        let nodes: Vec<&str> = cluster
+            .nodes
+            .iter()
+            .map(|node| node.name.as_str())
+            .filter(|node| {
+                case.checks
+                    .iter()
+                    .any(|check| of(&check) && lacks(check, node))
+            })
+            .collect();
+        let Some(first) = nodes.first() else { continue };
+        let names = nodes
+            .iter()
+            .map(|node| format!("`{}/{node}`", cluster.name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let evidence = case
+            .checks
+            .iter()
+            .filter(|check| of(check) && nodes.iter().any(|node| lacks(check, node)))
+            .map(|check| {
+                format!(
+                    "{}: {} samples void near stalls of their source",
+                    check.label(),
+                    check.observed.excluded_stalled.unwrap_or(0)
+                )
+            })
+            .collect();
+        let found = elsewhere(Cause {
+            id: "agent.starved".to_owned(),
+            summary: format!(
+                "the agent of {names} hardly gets to run: its latencies cannot be told from its own delay"
+            ),
+            source_cluster: Some(cluster.name.clone()),
+            target_cluster: None,
+            node: (nodes.len() == 1).then(|| (*first).to_owned()),
+            plane: None,
+            evidence,
+            rivals: vec![rival(
+                "the whole node is overloaded",
+                "its CPU pressure (`cat /proc/pressure/cpu`) with the agent off",
+            )],
+            hint: format!(
+                "CPU limits of the agent's pod on {names}, and CPU pressure there; then run verify again"
+            ),
+            explains: Vec::new(),
+        });
+        case.name(found, |check| {
+            check.source_cluster.as_ref() == Some(&cluster.name)
+                && nodes.iter().any(|node| lacks(check, node))
         });
     }
 }

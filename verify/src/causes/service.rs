@@ -5,7 +5,7 @@ use mesh::{Link, Service, ServiceKind};
 
 use super::facts::Facts;
 use super::{Case, cause, on, rival};
-use crate::checks::{NDVI_ROUND_TRIP, NDVI_SUCCESS};
+use crate::checks::{NDVI_ROUND_TRIP, NDVI_SUCCESS, POD_HTTP, POD_TCP};
 use crate::tally::Scope;
 
 pub(super) fn find(case: &mut Case<'_, '_>) {
@@ -21,6 +21,7 @@ pub(super) fn find(case: &mut Case<'_, '_>) {
             .iter()
             .filter(|link| link.target == service.cluster)
             .filter(|link| case.open(NDVI_SUCCESS, link) || case.open(NDVI_ROUND_TRIP, link))
+            .filter(|link| !shared(case, link))
             .cloned()
             .collect();
         let mut groups: Vec<(&'static str, Vec<Link>)> = Vec::new();
@@ -47,11 +48,21 @@ fn facts(case: &Case<'_, '_>, link: &Link) -> Facts {
     )
 }
 
+/// What keeps the link's pods from answering keeps the service from it, and is no fault of the service; unless
+/// the service refuses, which nothing on the path does.
+fn shared(case: &Case<'_, '_>, link: &Link) -> bool {
+    let facts = facts(case, link);
+    let pods = [POD_TCP, POD_HTTP].iter().any(|id| case.failed(id, link));
+    pods && !facts.mostly(facts.refused)
+}
+
 fn kind(case: &Case<'_, '_>, link: &Link) -> &'static str {
     let facts = facts(case, link);
     if case.failed(NDVI_SUCCESS, link) {
-        if facts.mostly(facts.refused + facts.reset) {
+        if facts.mostly(facts.refused) {
             "service.no_backend"
+        } else if facts.mostly(facts.reset) {
+            "service.resets"
         } else if facts.mostly(facts.foreign) {
             "service.wrong_answer"
         } else {
@@ -84,6 +95,18 @@ fn name(case: &mut Case<'_, '_>, service: &Service, kind: &'static str, links: &
             vec![rival(
                 "a reject rule for its port",
                 "drop and reject counters on the nodes of the cluster",
+            )],
+        ),
+        "service.resets" => (
+            format!(
+                "service `{service_name}` in `{cluster}` breaks off the connections of {asked_by}, although pods of that cluster do not"
+            ),
+            format!(
+                "in `{cluster}`: does a pod behind `{service_name}` crash or restart (its log, its restart count), or a proxy before it time out?"
+            ),
+            vec![rival(
+                "a device that lost the connection's state",
+                "a request from inside its own cluster",
             )],
         ),
         "service.wrong_answer" => (

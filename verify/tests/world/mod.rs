@@ -53,6 +53,14 @@ pub(crate) enum Fault {
     PodLoss(On, f64),
     /// UDP only.
     UdpLoss(On, f64),
+    /// TCP only.
+    TcpLoss(On, f64),
+    /// This share of the answers on a path direction is not what the responder wrote.
+    Spoilt(On, f64),
+    /// This share of the connections is reset once open.
+    Resets(On, f64),
+    /// The first packet of each connection waits, s.
+    Setup(On, f64),
     /// Extra one-way delay, s.
     Delay(On, f64),
     /// This share of the packets is late by so many seconds.

@@ -8,7 +8,7 @@ use mesh::observation::{
 };
 use mesh::{Node, Service};
 
-use super::{DEADLINE_SECONDS, Fault, RTO_SECONDS, RTT_SECONDS, Random, World};
+use super::{DEADLINE_SECONDS, Fault, On, RTO_SECONDS, RTT_SECONDS, Random, World};
 
 struct End<'m> {
     node: NodeRef,
@@ -151,6 +151,7 @@ impl Sim<'_> {
                 Fault::Loss(on, p) if on.meets(from, to) => *p,
                 Fault::PodLoss(on, p) if on.meets(from, to) && plane == Plane::Pod => *p,
                 Fault::UdpLoss(on, p) if on.meets(from, to) && udp => *p,
+                Fault::TcpLoss(on, p) if on.meets(from, to) && !udp => *p,
                 _ => 0.0,
             };
             alive &= !self.random.chance(loss);
@@ -172,6 +173,28 @@ impl Sim<'_> {
             }
         }
         time
+    }
+
+    fn setup(&self, from: &NodeRef, to: &NodeRef) -> f64 {
+        let extra = |fault: &Fault| match fault {
+            Fault::Setup(on, extra) if on.meets(from, to) => *extra,
+            _ => 0.0,
+        };
+        self.world.faults.iter().map(extra).sum()
+    }
+
+    /// Whether a fault that meets a share of the exchanges in either direction meets this one.
+    fn befalls(
+        &mut self,
+        source: &NodeRef,
+        target: &NodeRef,
+        of: impl Fn(&Fault) -> Option<(&On, f64)>,
+    ) -> bool {
+        let share = |(on, share): (&On, f64)| {
+            (on.meets(source, target) || on.meets(target, source)).then_some(share)
+        };
+        let share = self.world.faults.iter().filter_map(&of).find_map(share);
+        share.is_some_and(|share| self.random.chance(share))
     }
 
     fn filtered(&self, source: &NodeRef, target: &NodeRef, plane: Plane) -> bool {
@@ -220,7 +243,7 @@ impl Sim<'_> {
             if !self.arrives(s, t, plane, false) || self.filtered(s, t, plane) {
                 continue;
             }
-            let there = self.travel(s, t) + self.stall;
+            let there = self.travel(s, t) + self.setup(s, t) + self.stall;
             if self.has(|f| matches!(f, Fault::Refuse(on) if on.meets(s, t))) {
                 let back = self.travel(t, s);
                 result = Some((
@@ -233,7 +256,7 @@ impl Sim<'_> {
             if !self.arrives(t, s, plane, false) {
                 continue;
             }
-            let back = self.travel(t, s);
+            let back = self.travel(t, s) + self.setup(t, s);
             result = Some((
                 KernelOutcome::Established,
                 f64::from(attempt) * RTO_SECONDS + there + back,
@@ -254,20 +277,24 @@ impl Sim<'_> {
                 }
                 let impostor = self.has(|f| matches!(f, Fault::Impostor(on) if on.meets(s, t)));
                 if !impostor {
-                    self.accept(
-                        t,
-                        local,
-                        remote,
-                        start + connect + self.world.one_way(s, t),
-                        acks < 8,
-                    );
+                    let at = start + connect + self.travel(s, t);
+                    self.accept(t, local, remote, at, acks < 8);
                 }
                 let cut = kind == ProbeKind::Http
                     && self.has(|f| matches!(f, Fault::NoHttp(on) if on.meets(s, t)));
+                let reset = self.befalls(s, t, |f| match f {
+                    Fault::Resets(on, share) => Some((on, *share)),
+                    _ => None,
+                });
                 let echo = self.travel(s, t) + self.travel(t, s);
                 let outcome = if impostor {
                     Outcome::WrongResponder
-                } else if cut {
+                } else if self.befalls(s, t, |f| match f {
+                    Fault::Spoilt(on, share) => Some((on, *share)),
+                    _ => None,
+                }) {
+                    Outcome::BadReply
+                } else if cut || reset {
                     Outcome::Reset
                 } else {
                     Outcome::Ok
