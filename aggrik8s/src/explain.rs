@@ -1,8 +1,9 @@
-//! `aggrik8s explain CHECK_ID`: the check table, offline.
+//! `aggrik8s explain ID`: the tables of checks and causes, offline.
 
 use std::process::ExitCode;
 
 use clap::Args;
+use verify::causes::table::{CAUSES, CauseSpec};
 use verify::checks::{self, CHECKS, CheckSpec};
 
 use crate::cli::{Global, say};
@@ -11,7 +12,7 @@ use crate::render::wrap;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A check id such as `reach.pod_tcp`, or a glob; without one the list of all
+    /// A check such as `reach.pod_tcp`, a cause such as `path.loss`, or a glob; without one the list of all
     id: Option<String>,
 }
 
@@ -29,18 +30,28 @@ pub(crate) fn run(args: &ExplainArgs, _global: &Global) -> ExitCode {
                 )
             })
             .collect();
-        return say(&lines);
+        let width = CAUSES.iter().map(|spec| spec.id.len()).max().unwrap_or(0);
+        let causes: String = CAUSES
+            .iter()
+            .map(|spec| format!("{:width$}  {}\n", spec.id, spec.claim))
+            .collect();
+        return say(&format!("checks\n{lines}\ncauses\n{causes}"));
     };
-    let found: Vec<&CheckSpec> = CHECKS
+    let matches = |id: &str| checks::glob_matches(glob, id);
+    let checks = CHECKS.iter().filter(|spec| matches(spec.id)).map(page);
+    let causes = CAUSES
         .iter()
-        .filter(|spec| checks::glob_matches(glob, spec.id))
-        .collect();
-    if found.is_empty() {
+        .filter(|spec| matches(spec.id))
+        .map(cause_page);
+    let pages: Vec<String> = checks.chain(causes).collect();
+    if pages.is_empty() {
         let error = verify::JudgeError::UnknownCheck(probe_api::reply::printable(glob, 80));
-        crate::cli::complain(&error, Some("`aggrik8s explain` lists all checks"));
+        crate::cli::complain(
+            &error,
+            Some("`aggrik8s explain` lists all checks and causes"),
+        );
         return ExitCode::from(exit::USAGE);
     }
-    let pages: Vec<String> = found.into_iter().map(page).collect();
     say(&pages.join("\n"))
 }
 
@@ -52,5 +63,15 @@ fn page(spec: &CheckSpec) -> String {
         wrap(&format!("holds when {}", spec.claim), "  ", 96),
         wrap(&format!("witness: {}", spec.witness), "  ", 96),
         wrap(spec.text, "  ", 96),
+    )
+}
+
+fn cause_page(spec: &CauseSpec) -> String {
+    format!(
+        "{} (cause)\n{}\n{}\n{}",
+        spec.id,
+        wrap(spec.claim, "  ", 96),
+        wrap(&format!("named when: {}", spec.signature), "  ", 96),
+        wrap(&format!("next look: {}", spec.next), "  ", 96),
     )
 }

@@ -1,13 +1,15 @@
 //! Everything that `verify` prints on stdout: table, short, JSON. Strings from outside pass through `printable`.
 
 mod causes;
+pub mod junit;
 pub mod style;
 mod table;
 
 use probe_api::reply::printable;
 use verify::Report;
 
-pub use table::{short, table};
+pub use junit::junit;
+pub use table::{proposal, short, table};
 
 /// The whole report, indented; schema/verify.schema.json.
 pub fn json(report: &Report) -> String {

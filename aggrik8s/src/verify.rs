@@ -6,6 +6,7 @@ mod collect;
 mod plan;
 mod progress;
 mod signals;
+mod wait;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -51,7 +52,10 @@ pub struct VerifyArgs {
         env = "AGGRIK8S_OUTPUT"
     )]
     output: Output,
-    /// Longest the whole run may take; what is missing then is unknown [default: 48s more than the window]
+    /// Verify again and again until READY, or until --timeout; the answer is the last verdict
+    #[arg(long)]
+    wait: bool,
+    /// Longest the whole run may take; what is missing then is unknown [default: 48s more than the window, with --wait 10min]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
     /// How long the probes are spread over; a window longer than the default sends more of them
@@ -73,6 +77,8 @@ enum Output {
     Json,
     /// Only what is wrong, to paste into a chat
     Short,
+    /// For CI systems: a suite per family of checks, a case per check and place
+    Junit,
 }
 
 /// Why there is no verdict.
@@ -127,29 +133,85 @@ pub fn run(args: &VerifyArgs, global: &Global) -> ExitCode {
 }
 
 fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
-    let (started_at, started) = (SystemTime::now(), Instant::now());
+    let started = Instant::now();
     let mesh = read(args)?;
     let policy = Policy {
         only: args.only.clone(),
+        today: None,
     };
     verify::check_scope(&mesh, &policy)?;
+    let run = args.window.saturating_add(SLACK);
     let timeout = args
         .timeout
-        .unwrap_or_else(|| args.window.saturating_add(SLACK));
+        .unwrap_or(if args.wait { wait::TIMEOUT } else { run });
     let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
+    if !global.quiet {
+        let _ = writeln!(std::io::stderr(), "{}", plan.budget());
+    }
+    let mut last = None;
+    loop {
+        let left = timeout.saturating_sub(started.elapsed());
+        let limit = if args.wait { left.min(run) } else { timeout };
+        match once(&mesh, &plan, &policy, limit, global)? {
+            Ok(report) => last = Some(report),
+            Err(code) if last.is_none() => {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "stopped by a signal before anything was decided"
+                );
+                return Ok(code);
+            }
+            Err(_) => break,
+        }
+        let left = timeout.saturating_sub(started.elapsed());
+        let ready = last
+            .as_ref()
+            .is_some_and(|report| report.exit_code == exit::HOLDS);
+        if !args.wait || ready || !wait::again(last.as_ref(), left, args.window, global.quiet)? {
+            break;
+        }
+    }
+    let Some(report) = last else {
+        unreachable!("the loop ends after a report, or returns")
+    };
+    let style = Style::for_stream(global.color, global.ascii, &std::io::stdout());
+    say(&match args.output {
+        Output::Table => {
+            let proposal = verify::propose::objectives(&mesh, &report);
+            let below = proposal.map(|block| render::proposal(&block));
+            render::table(&report, style) + &below.unwrap_or_default()
+        }
+        Output::Json => render::json(&report),
+        Output::Short => render::short(&report, style),
+        Output::Junit => render::junit(&report),
+    });
+    Ok(report.exit_code)
+}
+
+/// One run from the first question to the report, or the exit code of the signal that stopped it.
+fn once(
+    mesh: &Mesh,
+    plan: &plan::Plan,
+    policy: &Policy,
+    limit: Duration,
+    global: &Global,
+) -> Result<Result<Report, u8>, VerifyError> {
+    let (started_at, started) = (SystemTime::now(), Instant::now());
+    let started_at = humantime::format_rfc3339_millis(started_at).to_string();
+    let policy = Policy {
+        today: started_at.get(..10).and_then(mesh::Day::parse),
+        ..policy.clone()
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(VerifyError::Runtime)?;
     let show_progress = !global.quiet && std::io::stderr().is_terminal();
-    if !global.quiet {
-        let _ = writeln!(std::io::stderr(), "{}", plan.budget());
-    }
     let observations = runtime.block_on(async {
         let mut signals = signals::Signals::new()?;
         let progress = std::sync::Arc::new(progress::Progress::new(show_progress, plan.probes()));
         tokio::select! {
-            observations = collect::collect(&mesh, &plan, timeout, &progress) => std::io::Result::Ok(Ok(observations)),
+            observations = collect::collect(mesh, plan, limit, &progress) => std::io::Result::Ok(Ok(observations)),
             code = signals.next() => Ok(Err(code)),
         }
     });
@@ -157,17 +219,10 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
     drop(runtime);
     let observations = match observations.map_err(VerifyError::Runtime)? {
         Ok(observations) => observations,
-        Err(code) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "stopped by a signal before anything was decided"
-            );
-            return Ok(code);
-        }
+        Err(code) => return Ok(Err(code)),
     };
-    let verdict = judge(&mesh, &observations, &policy)?;
-    let code = verdict.result.exit_code();
-    let report = Report::new(
+    let verdict = judge(mesh, &observations, &policy)?;
+    Ok(Ok(Report::new(
         verdict,
         Occasion {
             tool: Tool {
@@ -177,17 +232,10 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
             },
             command: "verify".to_owned(),
             mesh: mesh.name.clone(),
-            started_at: humantime::format_rfc3339_millis(started_at).to_string(),
+            started_at,
             duration_seconds: started.elapsed().as_secs_f64(),
         },
-    );
-    let style = Style::for_stream(global.color, global.ascii, &std::io::stdout());
-    say(&match args.output {
-        Output::Table => render::table(&report, style),
-        Output::Json => render::json(&report),
-        Output::Short => render::short(&report, style),
-    });
-    Ok(code)
+    )))
 }
 
 fn read(args: &VerifyArgs) -> Result<Mesh, VerifyError> {
@@ -208,5 +256,6 @@ fn read(args: &VerifyArgs) -> Result<Mesh, VerifyError> {
         source,
         lab: args.lab.clone(),
     })?;
-    Mesh::parse(&name, &text).map_err(|errors| VerifyError::Mesh(errors.render(&text)))
+    Mesh::parse_knowing(&name, &text, Some(&verify::checks::known()))
+        .map_err(|errors| VerifyError::Mesh(errors.render(&text)))
 }

@@ -53,7 +53,15 @@ fn honest_agents_are_ready_with_exit_0() {
     let output = fake.verify(&[]);
     exits(&output, 0);
     let stdout = text(&output.stdout);
-    let last = stdout.lines().last().expect("a result");
+    // Its mesh.yaml declares no objectives, so some to paste follow the result.
+    let (answer, block) = stdout
+        .split_once("\n\n# mesh.yaml declares")
+        .expect("a proposal");
+    assert!(
+        block.contains("\nobjectives:\n  loss: 1%\n  latency_p99: "),
+        "{block}"
+    );
+    let last = answer.lines().last().expect("a result");
     assert!(
         last.starts_with("✓ READY with 95") || last.starts_with("✓ READY with 9"),
         "{last}"
@@ -400,9 +408,16 @@ fn explain_and_version_answer_offline() {
     assert!(text(&output.stdout).contains("witness: receiver's own count"));
     let output = run(&["explain"]);
     exits(&output, 0);
-    assert_eq!(
-        text(&output.stdout).lines().count(),
-        verify::checks::CHECKS.len()
+    let known = verify::checks::CHECKS.len() + verify::causes::table::CAUSES.len();
+    // Two headings, and a line between.
+    assert_eq!(text(&output.stdout).lines().count(), known + 3);
+    let output = run(&["explain", "path.loss"]);
+    exits(&output, 0);
+    assert!(
+        text(&output.stdout).starts_with("path.loss (cause)")
+            && text(&output.stdout).contains("named when: receiver counts of that direction"),
+        "{}",
+        text(&output.stdout)
     );
     let output = run(&["version"]);
     exits(&output, 0);

@@ -12,6 +12,7 @@ use crate::{AgentEndpoint, PROBE_SOURCE_PORTS, RESPONDER_ECHO_PORT, RESPONDER_HT
 mod build;
 mod networks;
 mod objectives;
+mod rules;
 
 pub(crate) use build::all_links;
 
@@ -28,7 +29,11 @@ const MAX_ADDRESSES: usize = 16;
 const RESERVED_PEERS: [&str; 4] = ["world", "vip", "ambiguous", "other"];
 const RESERVED_SERVICES: [&str; 1] = ["other"];
 
-pub(crate) fn mesh(report: &mut Report, spec: &Spec) -> Option<Mesh> {
+pub(crate) fn mesh(
+    report: &mut Report,
+    spec: &Spec,
+    checks: Option<&[crate::KnownCheck<'_>]>,
+) -> Option<Mesh> {
     if !limits(report, spec) {
         return None;
     }
@@ -40,6 +45,7 @@ pub(crate) fn mesh(report: &mut Report, spec: &Spec) -> Option<Mesh> {
     services(report, spec);
     links(report, spec);
     objectives::check(report, spec);
+    rules::check(report, spec, checks);
     if report.problems.is_empty() {
         build::mesh(spec)
     } else {
@@ -82,6 +88,8 @@ fn limits(report: &mut Report, spec: &Spec) -> bool {
     }
     let (at, path, count) = list(&spec.clients);
     limit(at, path, count, MAX_PEERS, "clients");
+    let (at, path, count) = list(&spec.accept);
+    limit(at, path, count, MAX_PEERS, "accepted findings");
     let (at, path, count) = list(&spec.services);
     limit(at, path, count, MAX_PEERS, "services");
     for service in &spec.services.items {

@@ -2,6 +2,8 @@
 //! [`Mesh::to_yaml`] writes. Reading goes through `read`, which reports every mistake at once; a test
 //! holds the two to the same keys.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_saphyr::FlowSeq;
@@ -35,6 +37,14 @@ pub(crate) struct MeshDocument {
     /// What must hold on every link.
     #[serde(skip_serializing_if = "Option::is_none")]
     objectives: Option<ObjectivesDocument>,
+    /// Findings that are known and accepted until a day: shown as waived, counted nowhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    accept: Vec<WaiverDocument>,
+    /// What the failure of a check does, by check id or `family.*`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
+    severity: BTreeMap<String, GravityDocument>,
     /// Client side of mTLS towards agents with an `https` address.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsDocument>,
@@ -198,6 +208,55 @@ struct LinkObjective {
 }
 
 #[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "Waiver")]
+struct WaiverDocument {
+    /// Check id, or `family.*`.
+    #[schemars(length(min = 1))]
+    check: String,
+    /// Where it is accepted; everywhere without it.
+    #[serde(skip_serializing_if = "ScopeDocument::is_empty")]
+    #[schemars(default)]
+    scope: ScopeDocument,
+    /// Why, for whoever reads the report.
+    #[schemars(length(min = 1))]
+    reason: String,
+    /// Last day on which it is accepted, in UTC.
+    until: DayText,
+}
+
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "WaiverScope")]
+struct ScopeDocument {
+    /// Cluster from which is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Label>,
+    /// Cluster that is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<Label>,
+    /// Node that the finding must be confined to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<NodeName>,
+}
+
+impl ScopeDocument {
+    fn is_empty(&self) -> bool {
+        self.source.is_none() && self.target.is_none() && self.node.is_none()
+    }
+}
+
+#[derive(Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Severity")]
+enum GravityDocument {
+    /// Failing makes the mesh NOT READY.
+    Gate,
+    /// Shown, never decides.
+    Warn,
+    /// Shown as a figure, never decides.
+    Info,
+}
+
+#[derive(Serialize, JsonSchema)]
 #[schemars(deny_unknown_fields, rename = "Tls")]
 struct TlsDocument {
     /// PEM file of the authority that signed the agents' certificates, relative to this file.
@@ -262,6 +321,11 @@ text!(
     Duration,
     "A duration in `us`, `ms` or `s`, e.g. `50ms`.",
     regex(pattern = r"^[0-9]+(\.[0-9]+)?(us|ms|s)$")
+);
+text!(
+    DayText,
+    "A day, e.g. `2026-12-31`.",
+    regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
 );
 text!(FilePath, "Path of a file.", length(min = 1));
 
@@ -358,6 +422,34 @@ impl From<&Mesh> for MeshDocument {
             },
             objectives: (mesh.objectives != Objectives::default())
                 .then(|| ObjectivesDocument::from(&mesh.objectives)),
+            accept: mesh
+                .rules
+                .accept
+                .iter()
+                .map(|waiver| WaiverDocument {
+                    check: waiver.check.clone(),
+                    scope: ScopeDocument {
+                        source: waiver.scope.source.clone().map(Label),
+                        target: waiver.scope.target.clone().map(Label),
+                        node: waiver.scope.node.clone().map(NodeName),
+                    },
+                    reason: waiver.reason.clone(),
+                    until: DayText(waiver.until.to_string()),
+                })
+                .collect(),
+            severity: mesh
+                .rules
+                .severity
+                .iter()
+                .map(|(check, gravity)| {
+                    let gravity = match gravity {
+                        crate::Gravity::Gate => GravityDocument::Gate,
+                        crate::Gravity::Warn => GravityDocument::Warn,
+                        crate::Gravity::Info => GravityDocument::Info,
+                    };
+                    (check.clone(), gravity)
+                })
+                .collect(),
             tls: mesh.tls.as_ref().map(|tls| TlsDocument {
                 ca: FilePath(tls.ca.clone()),
                 cert: FilePath(tls.cert.clone()),

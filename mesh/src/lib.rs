@@ -13,6 +13,7 @@ pub mod measurement;
 pub mod model;
 pub mod observation;
 mod read;
+pub mod rules;
 mod spec;
 mod tree;
 mod units;
@@ -21,6 +22,7 @@ pub use classify::Remote;
 pub use endpoint::EndpointError;
 pub use errors::{Errors, MAX_LISTED, Position, Problem, Related};
 pub use model::*;
+pub use rules::{Day, Gravity, KnownCheck, Rules, Waiver, WaiverScope};
 
 /// First line of a written `mesh.yaml`, with which editors find the schema.
 const SCHEMA_LINE: &str = "# yaml-language-server: $schema=https://raw.githubusercontent.com/Aggrik8s-net/aggrik8s/main/schema/mesh.schema.json\n";
@@ -31,11 +33,23 @@ impl Mesh {
     /// # Errors
     /// Every problem of the file at once.
     pub fn parse(source_name: &str, text: &str) -> Result<Self, Errors> {
+        Self::parse_knowing(source_name, text, None)
+    }
+
+    /// The same, and checks that it names must be among `checks`.
+    ///
+    /// # Errors
+    /// Every problem of the file at once.
+    pub fn parse_knowing(
+        source_name: &str,
+        text: &str,
+        checks: Option<&[KnownCheck<'_>]>,
+    ) -> Result<Self, Errors> {
         let document =
             tree::parse(text).map_err(|problem| Errors::new(source_name, vec![*problem]))?;
         let report = &mut read::fields::Report::default();
         let spec = read::spec(report, document);
-        match check::mesh(report, &spec) {
+        match check::mesh(report, &spec, checks) {
             Some(mesh) => Ok(mesh),
             None => Err(Errors::new(
                 source_name,

@@ -29,6 +29,7 @@ pub struct Mesh {
     /// With one cluster this is that cluster towards itself.
     pub links: Vec<Link>,
     pub objectives: Objectives,
+    pub rules: crate::Rules,
     pub tls: Option<Tls>,
 }
 

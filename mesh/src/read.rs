@@ -6,6 +6,7 @@ use crate::spec::{
 use crate::tree::{Kind, Value};
 
 pub(crate) mod fields;
+mod rules;
 mod scalars;
 
 use fields::{Fields, Report, Shape, list};
@@ -23,6 +24,8 @@ const MESH: Shape = Shape {
         "services",
         "links",
         "objectives",
+        "accept",
+        "severity",
         "tls",
     ],
 };
@@ -86,6 +89,8 @@ pub(crate) fn spec(report: &mut Report, document: Value) -> Spec {
         services: fields.list(report, "services", "services", service),
         links: links(report, fields),
         objectives: objectives(report, fields),
+        accept: fields.list(report, "accept", "accepted findings", rules::waiver),
+        severity: rules::severity(report, fields),
         tls: fields
             .take(report, "tls")
             .map(|(value, path)| tls(report, value, &path)),
@@ -224,6 +229,8 @@ mod tests {
             ("Link", &LINK),
             ("Objectives", &OBJECTIVES),
             ("LinkObjective", &LINK_OBJECTIVE),
+            ("Waiver", &rules::WAIVER),
+            ("WaiverScope", &rules::SCOPE),
             ("Tls", &TLS),
         ];
         let check = |name: &str, object: &serde_json::Value, shape: &Shape| {

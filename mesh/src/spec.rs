@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::errors::Position;
-use crate::{AgentEndpoint, ServiceKind};
+use crate::{AgentEndpoint, Day, Gravity, ServiceKind};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub(crate) struct Spec {
     /// `None`: all.
     pub(crate) links: Option<List<LinkSpec>>,
     pub(crate) objectives: ObjectivesSpec,
+    pub(crate) accept: List<WaiverSpec>,
+    pub(crate) severity: Vec<(At<String>, At<Gravity>)>,
     pub(crate) tls: Option<TlsSpec>,
 }
 
@@ -93,6 +95,16 @@ pub(crate) struct ObjectivesSpec {
     pub(crate) coverage: Option<At<f64>>,
     pub(crate) confidence: Option<At<f64>>,
     pub(crate) links: List<(LinkSpec, Option<At<f64>>)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct WaiverSpec {
+    pub(crate) check: Option<At<String>>,
+    pub(crate) source: Option<At<String>>,
+    pub(crate) target: Option<At<String>>,
+    pub(crate) node: Option<At<String>>,
+    pub(crate) reason: Option<At<String>>,
+    pub(crate) until: Option<At<Day>>,
 }
 
 #[derive(Debug)]

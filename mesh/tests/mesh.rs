@@ -347,6 +347,7 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                         .collect(),
                     links,
                     objectives,
+                    rules: mesh::Rules::default(),
                     tls: tls.map(|(ca, cert, key)| Tls { ca, cert, key }),
                     clusters,
                 }

@@ -17,6 +17,16 @@ pub enum Severity {
     Info,
 }
 
+impl From<mesh::Gravity> for Severity {
+    fn from(gravity: mesh::Gravity) -> Self {
+        match gravity {
+            mesh::Gravity::Gate => Self::Gate,
+            mesh::Gravity::Warn => Self::Warn,
+            mesh::Gravity::Info => Self::Info,
+        }
+    }
+}
+
 /// One kind of check. Ids are stable: never renamed, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckSpec {
@@ -36,6 +46,15 @@ impl CheckSpec {
         self.id
             .split_once('.')
             .map_or(self.id, |(family, _)| family)
+    }
+
+    /// Why mesh.yaml cannot give it another severity, if it cannot.
+    pub fn fixed(&self) -> Option<&'static str> {
+        match (self.family(), self.severity) {
+            ("evidence", _) => Some("the other checks rest on it; accept single findings instead"),
+            (_, Severity::Info) => Some("it is a figure without a judgement"),
+            _ => None,
+        }
     }
 
     /// Where docs/ speaks of the check.
@@ -58,6 +77,8 @@ pub const AGENTS: &str = "evidence.agents";
 pub const NDVI_ROUND_TRIP: &str = "ndvi.round_trip";
 pub const NDVI_SUCCESS: &str = "ndvi.success";
 pub const NDVI_BYTES: &str = "ndvi.bytes_per_client";
+pub const CONTROL_TCP: &str = "control.pod_tcp";
+pub const CONTROL_UDP: &str = "control.pod_udp";
 pub const CONFIG_IDS: &str = "config.ids";
 pub const CONFIG_CIDRS: &str = "config.cidrs";
 pub const CONFIG_CLOCK: &str = "config.clock";
@@ -176,6 +197,21 @@ pub const CHECKS: &[CheckSpec] = &[
                Either direction of the path can cause it; loss.udp tells which.",
     },
     CheckSpec {
+        id: CONTROL_TCP,
+        severity: Severity::Info,
+        claim: "how TCP probes fare between the pods of one cluster",
+        witness: "prober, pod plane, TCP connect and echo",
+        text: "A few probes from every node to its neighbours while the links are probed. They decide nothing: they tell a node that is broken, also towards its neighbours, \
+               from one that only the mesh treats badly. A mesh of one cluster has no control, because there the same probes are what is judged.",
+    },
+    CheckSpec {
+        id: CONTROL_UDP,
+        severity: Severity::Info,
+        claim: "how UDP probes fare between the pods of one cluster",
+        witness: "prober, pod plane, UDP echo",
+        text: "As control.pod_tcp, with datagrams.",
+    },
+    CheckSpec {
         id: NDVI_SUCCESS,
         severity: Severity::Gate,
         claim: "NDVI tiles posted from the source cluster get correct answers",
@@ -198,6 +234,17 @@ pub const CHECKS: &[CheckSpec] = &[
         text: "Counted by the kernel on the accepting side per client prefix of mesh.yaml. Clients behind NAT are `world`, never guessed. Our own tiles are counted apart.",
     },
 ];
+
+/// All checks as mesh.yaml may name them, see [`mesh::Mesh::parse_knowing`].
+pub fn known() -> Vec<mesh::KnownCheck<'static>> {
+    CHECKS
+        .iter()
+        .map(|spec| mesh::KnownCheck {
+            id: spec.id,
+            fixed: spec.fixed(),
+        })
+        .collect()
+}
 
 /// The spec of `id`.
 pub fn find(id: &str) -> Option<&'static CheckSpec> {

@@ -4,9 +4,7 @@ use mesh::observation::{NodeState, Observations};
 use mesh::{Link, Mesh};
 
 use crate::causes;
-use crate::checks::{
-    self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, POD_TCP, Severity,
-};
+use crate::checks::{self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, POD_TCP};
 use crate::rows::{self, Draft, Test};
 use crate::short::{Short, Subject, place};
 use crate::stats::{holm, lower_bound, p_too_few, p_too_many, upper_bound};
@@ -15,12 +13,15 @@ use crate::verdict::{
     Check, Confidence, LinkRow, Marginal, Outcome, Side, Status, Unreachable, Verdict,
 };
 use crate::view::View;
+use crate::waivers;
 
 /// How to judge, apart from the objectives of the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Globs of check ids; empty selects all. `evidence.*` is always judged: the others rest on it.
     pub only: Vec<String>,
+    /// The day of the run in UTC, until which findings may be accepted; unknown, none is.
+    pub today: Option<mesh::Day>,
 }
 
 impl Policy {
@@ -119,6 +120,7 @@ pub fn judge(
         .enumerate()
         .map(|(row, draft)| family.decide(row, draft, confidence))
         .collect();
+    let waivers = waivers::apply(&mesh.rules, policy.today.as_ref(), &mut checks);
     let links: Vec<LinkRow> = mesh
         .links
         .iter()
@@ -126,7 +128,7 @@ pub fn judge(
         .collect();
     let result = checks
         .iter()
-        .filter(|check| check.severity == Severity::Gate)
+        .filter(|check| check.gates())
         .map(|check| outcome(check.status))
         .fold(Outcome::Ready, Outcome::and);
     let causes = causes::find(&view, &mut checks);
@@ -156,6 +158,7 @@ pub fn judge(
         checks,
         causes,
         unreachable,
+        waivers,
     })
 }
 
@@ -310,7 +313,7 @@ fn marginal(side: Side, node: String, status: Status, trials: Trials, confidence
 
 fn link_row(link: &Link, checks: &[Check]) -> LinkRow {
     let of_link = |check: &&Check| {
-        check.severity == Severity::Gate
+        check.gates()
             && check.source_cluster.as_ref() == Some(&link.source)
             && check.target_cluster.as_ref() == Some(&link.target)
     };

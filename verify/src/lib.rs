@@ -2,9 +2,10 @@
 //!
 //! Pure: no I/O, no clock, no async. What the statistics mean and why: docs/verdict.md.
 
-mod causes;
+pub mod causes;
 pub mod checks;
 mod judge;
+pub mod propose;
 pub mod quantile;
 pub mod report;
 mod rows;
@@ -13,6 +14,7 @@ pub mod stats;
 mod tally;
 pub mod verdict;
 mod view;
+pub mod waivers;
 
 pub use judge::{JudgeError, Policy, check_scope, judge};
 pub use report::Report;

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::verdict::{Cause, Check, Confidence, LinkRow, Outcome, Unreachable, Verdict};
+use crate::waivers::WaiverRow;
 
 /// Additive changes only within a version.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -26,6 +27,8 @@ pub struct Report {
     pub checks: Vec<Check>,
     pub causes: Vec<Cause>,
     pub unreachable: Vec<Unreachable>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waivers: Vec<WaiverRow>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,6 +64,7 @@ impl Report {
             checks: verdict.checks,
             causes: verdict.causes,
             unreachable: verdict.unreachable,
+            waivers: verdict.waivers,
         }
     }
 

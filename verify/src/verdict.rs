@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::Severity;
 use crate::quantile::Quantile;
+use crate::waivers::{Waived, WaiverRow};
 
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -75,6 +76,9 @@ pub struct Verdict {
     pub causes: Vec<Cause>,
     /// Agents without a usable answer.
     pub unreachable: Vec<Unreachable>,
+    /// What became of each entry of `accept`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waivers: Vec<WaiverRow>,
 }
 
 /// How sure the result is. See docs/verdict.md, "Many links, one mesh".
@@ -133,9 +137,17 @@ pub struct Check {
     pub docs: String,
     /// Further samples that would decide it at the observed rate.
     pub more_samples_needed: Option<u64>,
+    /// Accepted by mesh.yaml: counts nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waived: Option<Waived>,
 }
 
 impl Check {
+    /// Whether it decides anything: a gate that nobody waived.
+    pub fn gates(&self) -> bool {
+        self.severity == Severity::Gate && self.waived.is_none()
+    }
+
     /// "source→target", "cluster/node", or the one cluster; empty for a check of the whole mesh.
     pub fn place(&self) -> String {
         match (&self.source_cluster, &self.target_cluster, &self.node) {

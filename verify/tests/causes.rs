@@ -210,6 +210,61 @@ fn a_policy_hits_one_initiator_only() {
     assert_eq!(row("reach.pod_udp", "a").status, Status::Pass);
 }
 
+/// The same paths, told apart by what the node's neighbours see.
+#[test]
+fn the_control_tells_a_broken_node_from_a_broken_mesh() {
+    let name = |faults: Vec<Fault>, clusters: &[&str]| {
+        let mut world = world(faults);
+        world.mesh = world::mesh(clusters, 3);
+        (world.tcp, world.few) = (160, 60);
+        let verdict = verdict(&world);
+        let cause = verdict.causes.first().expect("a cause").clone();
+        (format!("{} {:?}", cause.id, cause.node), cause)
+    };
+    let itself = "the node itself is broken, not the mesh";
+    let mesh = "what joins this node to the other clusters";
+    type Make = fn(On) -> Fault;
+    let kinds: [(&str, Make); 3] = [
+        ("node.cut_off", |on| Fault::Loss(on, 1.0)),
+        ("node.lossy", |on| Fault::Loss(on, 0.15)),
+        ("node.slow", |on| Fault::Delay(on, 0.060)),
+    ];
+    for (id, make) in kinds {
+        let expected = format!("{id} Some(\"b2\")");
+        let (named, cause) = name(vec![make(On("b/b2", "*"))], &["a", "b", "c"]);
+        assert_eq!(named, expected);
+        assert!(cause.summary.ends_with(itself), "{cause:#?}");
+        assert!(
+            cause.evidence[0].starts_with("control inside `b`: "),
+            "{cause:#?}"
+        );
+        let (named, cause) = name(
+            vec![make(On("b/b2", "a")), make(On("b/b2", "c"))],
+            &["a", "b", "c"],
+        );
+        assert_eq!(named, expected);
+        assert!(cause.summary.contains(mesh), "{cause:#?}");
+        // Between two clusters only the control can tell.
+        let (named, _) = name(vec![make(On("b/b2", "*"))], &["a", "b"]);
+        assert_eq!(named, expected);
+        let (named, _) = name(vec![make(On("b/b2", "a"))], &["a", "b"]);
+        assert!(named.starts_with("path."), "{named}");
+    }
+}
+
+#[test]
+fn without_control_probes_nothing_is_said_of_the_node_alone() {
+    let mut world = world(vec![Fault::Loss(On("b/b2", "*"), 1.0)]);
+    world.control = 0;
+    let verdict = verdict(&world);
+    let cause = verdict.causes.first().expect("a cause");
+    assert_eq!(cause.id, "node.cut_off");
+    assert!(
+        cause.summary.ends_with("the node or what it hangs on"),
+        "{cause:#?}"
+    );
+}
+
 #[test]
 fn a_node_that_every_path_suffers_from_is_one_cause() {
     let verdict = check(

@@ -20,6 +20,11 @@ fn checks_are_documented() {
 }
 
 #[test]
+fn causes_are_documented() {
+    ensure("docs/causes.md", &verify::causes::table::markdown());
+}
+
+#[test]
 fn schema_is_current() {
     let schema = serde_json::to_string_pretty(&verify::Report::schema()).expect("a schema is JSON");
     ensure("schema/verify.schema.json", &(schema + "\n"));

@@ -488,6 +488,7 @@ fn empty_scope_and_impossible_objectives_are_errors() {
     let world = world(Vec::new());
     let only = Policy {
         only: vec!["reach.nothing".into()],
+        ..Policy::default()
     };
     assert!(matches!(
         judge(&world.mesh, &Default::default(), &only),
@@ -500,6 +501,7 @@ fn only_selects_checks_but_keeps_the_evidence() {
     let world = world(Vec::new());
     let only = Policy {
         only: vec!["loss.*".into()],
+        ..Policy::default()
     };
     let verdict = judge(&world.mesh, &world.observe(), &only).expect("a scope");
     assert!(

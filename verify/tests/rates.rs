@@ -38,6 +38,7 @@ fn shares(p: f64, seed: u64) -> (f64, f64) {
     let mut random = Random::new(seed);
     let policy = Policy {
         only: vec!["reach.pod_tcp".into()],
+        ..Policy::default()
     };
     let (mut passed, mut failed) = (0, 0);
     for _ in 0..LINKS {

@@ -1,6 +1,7 @@
 //! Causes in three parts: what was seen, why we think so, what to do next. Then what could not be decided.
 
 use anstyle::AnsiColor;
+use verify::waivers::{WaiverRow, WaiverState};
 use verify::{Cause, Check, Report, Status};
 
 use super::style::Style;
@@ -16,6 +17,49 @@ pub(super) fn write(out: &mut String, report: &Report, style: Style) {
     for lack in lacks(report) {
         lack.write(out, style);
     }
+    for waiver in &report.waivers {
+        self::waiver(out, waiver, style);
+    }
+    if report
+        .waivers
+        .iter()
+        .any(|waiver| waiver.state != WaiverState::Used)
+    {
+        out.push('\n');
+    }
+}
+
+/// Those that did what they are for are told of where they did it.
+fn waiver(out: &mut String, waiver: &WaiverRow, style: Style) {
+    let scope = match waiver.scope.as_str() {
+        "" => String::new(),
+        scope => format!(" {scope}"),
+    };
+    let what = format!("accepted {}{scope} ({})", waiver.check, waiver.reason);
+    let text = match (waiver.state, waiver.findings) {
+        (WaiverState::Used, _) => return,
+        (WaiverState::Unused, _) => {
+            format!("{what}: nothing of this run needs it; remove it from `accept`")
+        }
+        (WaiverState::Expired, 0) => {
+            format!(
+                "{what}: expired after {}, and nothing needs it",
+                waiver.until
+            )
+        }
+        (WaiverState::Expired, findings) => format!(
+            "{what}: expired after {}, so {} again; mend what it covers, or give it a later `until`",
+            waiver.until,
+            if findings == 1 {
+                "1 finding counts".to_owned()
+            } else {
+                format!("{findings} findings count")
+            }
+        ),
+    };
+    let mark = style.warning();
+    let text = paragraph(&style.plain(&clean(&text)), 10, style.columns);
+    out.push_str(&format!("{} {text}\n", mark.trim_end()));
 }
 
 fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
@@ -24,12 +68,12 @@ fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
             && check.cause.as_ref() == Some(&cause.summary)
             && cause.explains.contains(&check.label())
     });
-    let status = if proven {
-        Status::Fail
-    } else {
-        Status::Undecided
+    let mark = match (waived(report, cause), proven) {
+        (true, _) => Mark::Waived,
+        (false, true) => Mark::Status(Status::Fail),
+        (false, false) => Mark::Status(Status::Undecided),
     };
-    headline(out, status, &cause.summary, style);
+    headline(out, mark, &cause.summary, style);
     item(out, "seen", &listed(&cause.explains), style);
     lines_after(out, "why", &cause.evidence, style);
     for rival in &cause.rivals {
@@ -41,9 +85,27 @@ fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
     out.push_str(&format!("    id:   {id}\n\n"));
 }
 
-fn headline(out: &mut String, status: Status, text: &str, style: Style) {
-    let mark = style.status(status, 0);
-    let width = style.status_width(status);
+/// Whether all that the cause explains is accepted by mesh.yaml.
+fn waived(report: &Report, cause: &Cause) -> bool {
+    let mut explained = report
+        .checks
+        .iter()
+        .filter(|check| cause.explains.contains(&check.label()))
+        .peekable();
+    explained.peek().is_some() && explained.all(|check| check.waived.is_some())
+}
+
+#[derive(Clone, Copy)]
+enum Mark {
+    Status(Status),
+    Waived,
+}
+
+fn headline(out: &mut String, mark: Mark, text: &str, style: Style) {
+    let (mark, width) = match mark {
+        Mark::Status(status) => (style.status(status, 0), style.status_width(status)),
+        Mark::Waived => (style.waived(0), "~ waived".len()),
+    };
     let text = paragraph(&style.plain(&clean(text)), width + 1, style.columns);
     let lines: Vec<String> = text.lines().map(|line| style.bold(line)).collect();
     out.push_str(&format!("{mark} {}\n", lines.join("\n")));
@@ -112,6 +174,7 @@ fn lacks(report: &Report) -> Vec<Lack<'_>> {
     let mut lacks: Vec<Lack<'_>> = Vec::new();
     let open = |check: &&Check| {
         check.status == Status::Undecided
+            && check.waived.is_none()
             && !report
                 .causes
                 .iter()
@@ -146,7 +209,7 @@ fn lacks(report: &Report) -> Vec<Lack<'_>> {
 
 impl Lack<'_> {
     fn write(&self, out: &mut String, style: Style) {
-        headline(out, Status::Undecided, self.what, style);
+        headline(out, Mark::Status(Status::Undecided), self.what, style);
         let lines: Vec<String> = self
             .figures
             .iter()

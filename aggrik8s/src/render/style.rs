@@ -90,6 +90,11 @@ impl Style {
         self.paint(&format!("{symbol} {:7}", "warn"), AnsiColor::Yellow, false)
     }
 
+    /// A finding that mesh.yaml accepts.
+    pub(crate) fn waived(self, width: usize) -> String {
+        self.paint(&format!("~ {:width$}", "waived"), AnsiColor::Magenta, false)
+    }
+
     /// Symbol and words of a result, `width` characters wide.
     pub(crate) fn outcome(self, outcome: Outcome, width: usize) -> String {
         let (symbol, ascii, color) = match outcome {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use verify::checks::{CHECKS, CheckSpec, Severity};
+use verify::waivers::Waived;
 use verify::{Check, Outcome, Report, Status};
 
 use super::causes;
@@ -17,6 +18,13 @@ pub fn table(report: &Report, style: Style) -> String {
     causes::write(&mut out, report, style);
     result(&mut out, report, style);
     out
+}
+
+/// Objectives to paste into mesh.yaml, below the table.
+pub fn proposal(block: &str) -> String {
+    format!(
+        "\n# mesh.yaml declares no objectives; these, from this run with head-room, notice when it gets worse:\n{block}"
+    )
 }
 
 /// Only what is wrong, and the result.
@@ -120,7 +128,7 @@ fn checks(out: &mut String, report: &Report, style: Style) {
         let _ = writeln!(
             out,
             "  {}  {:width$}  {}",
-            mark(spec, &rows, style),
+            mark(&rows, style),
             spec.id,
             paragraph(&text, 14 + symbol + width, style.columns)
         );
@@ -128,9 +136,10 @@ fn checks(out: &mut String, report: &Report, style: Style) {
     out.push('\n');
 }
 
-fn mark(spec: &CheckSpec, rows: &[&Check], style: Style) -> String {
+fn mark(rows: &[&Check], style: Style) -> String {
     let worst = rows
         .iter()
+        .filter(|check| check.waived.is_none())
         .map(|check| check.status)
         .max_by_key(|status| match status {
             Status::Fail => 3,
@@ -139,10 +148,13 @@ fn mark(spec: &CheckSpec, rows: &[&Check], style: Style) -> String {
             Status::Info => 0,
         })
         .unwrap_or(Status::Undecided);
-    if worst == Status::Fail && spec.severity == Severity::Warn {
-        style.warning()
-    } else {
-        style.status(worst, 7)
+    let accepted = rows.iter().any(|check| check.waived.is_some());
+    match worst {
+        // Without a row that nobody waived, `worst` stands for none.
+        _ if rows.iter().all(|check| check.waived.is_some()) => style.waived(7),
+        Status::Pass | Status::Info if accepted => style.waived(7),
+        Status::Fail if rows[0].severity != Severity::Gate => style.warning(),
+        worst => style.status(worst, 7),
     }
 }
 
@@ -152,6 +164,12 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
         .iter()
         .filter(|check| check.status == Status::Pass)
         .count();
+    if rows
+        .iter()
+        .all(|check| check.status == Status::Info && check.observed.n.is_some())
+    {
+        return figures(rows);
+    }
     let unit = match (
         rows[0].source_cluster.is_some(),
         rows[0].target_cluster.is_some(),
@@ -198,6 +216,19 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
     }
     let sum =
         |of: fn(&Check) -> Option<u64>| rows.iter().filter_map(|check| of(check)).sum::<u64>();
+    let mut accepted: Vec<&Waived> = rows
+        .iter()
+        .filter_map(|check| check.waived.as_ref())
+        .collect();
+    let waived = accepted.len();
+    accepted.dedup();
+    if waived > 0 {
+        let reasons: Vec<String> = accepted
+            .iter()
+            .map(|waived| format!("{} (until {})", waived.reason, waived.until))
+            .collect();
+        text += &format!(", {waived} waived: {}", reasons.join("; "));
+    }
     let starved = sum(|check| check.observed.starved);
     if starved > 0 {
         text += &format!(", {starved} samples while starved");
@@ -209,12 +240,44 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
     text
 }
 
+/// "0 of 360 probes failed inside 3 clusters, half of them within 0.31 ms".
+fn figures(rows: &[&Check]) -> String {
+    let sum =
+        |of: fn(&Check) -> Option<u64>| rows.iter().filter_map(|check| of(check)).sum::<u64>();
+    let (n, bad) = (
+        sum(|check| check.observed.n),
+        sum(|check| check.observed.bad),
+    );
+    let mut text = format!("{bad} of {n} probes failed inside {} clusters", rows.len());
+    let medians = rows
+        .iter()
+        .filter_map(|check| check.observed.p50.as_ref().and_then(|q| q.seconds));
+    if let Some(slowest) = medians.reduce(f64::max) {
+        text += &format!(", median at most {}", milliseconds(Some(slowest)));
+    }
+    let failing = rows
+        .iter()
+        .filter(|check| check.observed.bad.is_some_and(|bad| bad > 0))
+        .map(|check| {
+            format!(
+                "{} in `{}`",
+                check.observed.bad.unwrap_or(0),
+                check.place().split('→').next().unwrap_or_default()
+            )
+        });
+    let failing: Vec<String> = failing.collect();
+    if !failing.is_empty() {
+        text += &format!(": {}", failing.join(", "));
+    }
+    text
+}
+
 fn result(out: &mut String, report: &Report, style: Style) {
     let counted = |status| {
         report
             .checks
             .iter()
-            .filter(|check| check.severity == Severity::Gate && check.status == status)
+            .filter(|check| check.gates() && check.status == status)
             .count()
     };
     let detail = match report.result {
@@ -240,6 +303,12 @@ fn result(out: &mut String, report: &Report, style: Style) {
             counted(Status::Undecided),
             report.checks.len()
         ),
+    };
+    let waived = report.checks.iter().filter(|c| c.waived.is_some()).count();
+    let detail = match waived {
+        0 => detail,
+        1 => format!("{detail}, but for 1 waived finding"),
+        many => format!("{detail}, but for {many} waived findings"),
     };
     let text = format!("{detail} ({:.1} s)", report.duration_seconds);
     let _ = writeln!(

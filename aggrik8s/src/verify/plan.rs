@@ -11,6 +11,8 @@ use verify::Policy;
 use verify::checks::{self, CHECKS};
 use verify::stats::samples_tolerating;
 
+mod control;
+
 /// Deadline of one probe: long enough to see a SYN that had to be sent again after a second.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the probes are spread over unless asked otherwise; a longer window gets more probes, a shorter one no fewer.
@@ -57,6 +59,7 @@ impl Plan {
         for link in &mesh.links {
             link_targets(mesh, policy, link, &mut wanted);
         }
+        control::targets(mesh, policy, &mut wanted);
         let times = (window.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
         for want in &mut wanted {
             want.count *= times;
@@ -412,7 +415,7 @@ mod tests {
         }
     }
 
-    fn mesh(nodes: usize) -> Mesh {
+    pub(super) fn mesh(nodes: usize) -> Mesh {
         let cluster = |c: u8, name: &str| mesh::Cluster {
             name: name.to_owned(),
             id: c.into(),
@@ -447,6 +450,7 @@ mod tests {
             }],
             links: vec![link("a", "b"), link("b", "a")],
             objectives: mesh::Objectives::default(),
+            rules: mesh::Rules::default(),
             tls: None,
         }
     }
@@ -460,6 +464,7 @@ mod tests {
                 .targets
                 .iter()
                 .filter(|target| target.kind == kind)
+                .filter(|target| target.target.cluster != stream.source.cluster)
             {
                 *sums.entry((true, stream.source.node.clone())).or_default() +=
                     u64::from(target.count);
@@ -544,6 +549,7 @@ mod tests {
         let only = |glob: &str| {
             let policy = Policy {
                 only: vec![glob.to_owned()],
+                ..Policy::default()
             };
             let plan = Plan::new(&mesh(2), &policy, Duration::from_secs(12), None);
             let mut kinds: Vec<_> = plan

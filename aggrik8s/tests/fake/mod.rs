@@ -71,6 +71,7 @@ pub(crate) struct FakeMesh {
     /// Calls of `Probe` that were cancelled by the client.
     pub(crate) cancelled: Arc<Mutex<u32>>,
     pub(crate) started: Arc<Mutex<u32>>,
+    kernels: Arc<Mutex<Kernels>>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -135,6 +136,7 @@ impl FakeMesh {
             clients: Vec::new(),
             links,
             objectives: Objectives::default(),
+            rules: mesh::Rules::default(),
             tls: None,
         };
         std::fs::write(folder.join("mesh.yaml"), mesh.to_yaml()).expect("mesh.yaml");
@@ -154,23 +156,33 @@ impl FakeMesh {
             manners,
             cancelled: Arc::default(),
             started: Arc::default(),
+            kernels: Arc::new(Mutex::new(Kernels {
+                next_port: 61_000,
+                ..Kernels::default()
+            })),
             runtime: None,
         };
-        fake.serve();
+        fake.serve(None);
         fake
     }
 
-    fn serve(&mut self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        let kernels = Arc::new(Mutex::new(Kernels {
-            next_port: 61_000,
-            ..Kernels::default()
-        }));
-        for cluster in &self.mesh.clusters {
+    /// Agents of `cluster` that were absent come, and are honest.
+    pub(crate) fn revive(&mut self, cluster: &str) {
+        self.manners.retain(|node, _| node.cluster != cluster);
+        self.serve(Some(cluster));
+    }
+
+    fn serve(&mut self, only: Option<&str>) {
+        let runtime = self.runtime.take().unwrap_or_else(|| {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime")
+        });
+        let kernels = Arc::clone(&self.kernels);
+        let served = |cluster: &&Cluster| only.is_none_or(|only| cluster.name == only);
+        for cluster in self.mesh.clusters.iter().filter(served) {
             for node in &cluster.nodes {
                 let name = NodeRef {
                     cluster: cluster.name.clone(),

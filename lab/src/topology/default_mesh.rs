@@ -98,6 +98,7 @@ pub fn default_mesh(clusters: usize, nodes: usize) -> Result<Mesh, String> {
             latency_p99_seconds: Some(0.045),
             ..Objectives::default()
         },
+        rules: mesh::Rules::default(),
         tls: None,
     })
 }

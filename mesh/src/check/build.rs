@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use crate::model::{Cluster, ExternalClient, Link, Mesh, Node, Objectives, Service, Tls};
-use crate::spec::{At, ClientSpec, ClusterSpec, LinkSpec, List, NodeSpec, ServiceSpec, Spec};
+use crate::spec::{
+    At, ClientSpec, ClusterSpec, LinkSpec, List, NodeSpec, ServiceSpec, Spec, WaiverSpec,
+};
+use crate::{Rules, Waiver, WaiverScope};
 
 /// Only for a spec without problems: `None` would mean that something was left out without a report.
 pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
@@ -64,6 +67,22 @@ pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
             coverage: or(&objectives.coverage, default.coverage),
             confidence: or(&objectives.confidence, default.confidence),
         },
+        rules: Rules {
+            accept: spec
+                .accept
+                .items
+                .iter()
+                .map(waiver)
+                .collect::<Option<_>>()?,
+            severity: {
+                let named = spec.severity.iter();
+                let mut all: Vec<_> = named
+                    .map(|(check, gravity)| (check.value.clone(), gravity.value))
+                    .collect();
+                all.sort();
+                all
+            },
+        },
         tls: match &spec.tls {
             Some(tls) => Some(Tls {
                 ca: value(&tls.ca)?,
@@ -93,6 +112,19 @@ fn cluster(spec: &ClusterSpec) -> Option<Cluster> {
         service_cidrs: values(&spec.service_cidrs),
         nodes: spec.nodes.items.iter().map(node).collect::<Option<_>>()?,
         context: value(&spec.context),
+    })
+}
+
+fn waiver(spec: &WaiverSpec) -> Option<Waiver> {
+    Some(Waiver {
+        check: value(&spec.check)?,
+        scope: WaiverScope {
+            source: value(&spec.source),
+            target: value(&spec.target),
+            node: value(&spec.node),
+        },
+        reason: value(&spec.reason)?,
+        until: value(&spec.until)?,
     })
 }
 

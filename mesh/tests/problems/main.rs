@@ -2,6 +2,7 @@
 
 mod addresses;
 mod fields;
+mod rules;
 mod scope;
 mod text;
 

@@ -3,6 +3,7 @@
 //! A rule looks at figures only and claims the checks it accounts for; what no rule claims becomes
 //! an unknown cause with its evidence. The table of signatures: docs/verdict.md.
 
+mod control;
 mod facts;
 mod latency;
 mod loss;
@@ -10,6 +11,7 @@ mod node;
 mod path;
 mod rest;
 mod service;
+pub mod table;
 
 use std::ops::{Deref, DerefMut};
 
@@ -102,6 +104,11 @@ impl Case<'_, '_> {
 
     /// Records a cause and lets it account for the checks that `claims` names and that have none yet.
     pub(crate) fn name(&mut self, found: Found, claims: impl Fn(&Check) -> bool) {
+        debug_assert!(
+            table::find(&found.id).is_some(),
+            "`{}` is not in the table of causes",
+            found.id
+        );
         let index = self.causes.len();
         let mut explains = Vec::new();
         for (check, explained) in self.checks.iter_mut().zip(&mut self.explained) {

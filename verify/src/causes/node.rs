@@ -2,23 +2,31 @@
 
 use std::collections::BTreeSet;
 
+use super::control::{self, Control, Trouble};
 use super::{Case, elsewhere, rival};
 use crate::tally::Scope;
 use crate::verdict::{Cause, Side, Status};
 
 /// What single paths suffer, the id of the node's cause, and its words.
-const KINDS: [(&[&str], &str, &str); 3] = [
+const KINDS: [(&[&str], &str, &str, Trouble); 3] = [
     (
         &["path.blackhole", "path.unanswered", "path.return"],
         "node.cut_off",
         "drop everything",
+        Trouble::CutOff,
     ),
     (
         &["path.loss", "loss.undirected", "loss.tcp_only"],
         "node.lossy",
         "lose packets",
+        Trouble::Lossy,
     ),
-    (&["path.longer", "path.queueing"], "node.slow", "are slow"),
+    (
+        &["path.longer", "path.queueing"],
+        "node.slow",
+        "are slow",
+        Trouble::Slow,
+    ),
 ];
 
 /// Replaces causes of one kind that are confined to one node, and that together meet every other cluster in scope.
@@ -35,11 +43,8 @@ pub(super) fn merge(case: &mut Case<'_, '_>) {
         .collect();
     for (cluster, nodes) in &clusters {
         let others = others(case, cluster);
-        if others.len() < 2 {
-            continue;
-        }
         for node in nodes {
-            for (ids, id, words) in KINDS {
+            for (ids, id, words, trouble) in KINDS {
                 let (members, met): (Vec<usize>, BTreeSet<&str>) = case
                     .causes
                     .iter()
@@ -62,8 +67,13 @@ pub(super) fn merge(case: &mut Case<'_, '_>) {
                         Some((index, other))
                     })
                     .unzip();
-                if met == others.iter().map(String::as_str).collect() {
-                    replace(case, &members, (cluster, node), id, words);
+                if members.is_empty() || met != others.iter().map(String::as_str).collect() {
+                    continue;
+                }
+                let control = control::of(case.view, cluster, node, trouble);
+                // Between two clusters the node and the path look alike, unless its neighbours suffer as well.
+                if others.len() >= 2 || matches!(control, Control::Broken(_)) {
+                    replace(case, &members, (cluster, node), (id, words), control);
                 }
             }
         }
@@ -93,16 +103,49 @@ fn replace(
     case: &mut Case<'_, '_>,
     members: &[usize],
     (cluster, node): (&String, &String),
-    id: &str,
-    words: &str,
+    (id, words): (&str, &str),
+    control: Control,
 ) {
+    let by_hand = "interface errors, speed and duplex (`ip -s link`, `ethtool`), CPU pressure";
+    let (place, hint, rivals) = match &control {
+        Control::Broken(_) => (
+            "and to or from its neighbours as well: the node itself is broken, not the mesh",
+            format!(
+                "on `{node}`: {by_hand}; its port, cable and host. Compare with another node of `{cluster}`"
+            ),
+            vec![rival(
+                "its port, its cable, its host",
+                "other machines at the same switch or host",
+            )],
+        ),
+        Control::Fine(_) => (
+            "and those of its neighbours do not; its neighbours reach it as they should, so it is what joins this node to the other clusters",
+            format!(
+                "on `{node}`: routes and tunnel endpoints of the other clusters, the CNI's keys and identities of their nodes; then rules for this node on the fabric between the clusters"
+            ),
+            vec![rival(
+                "rules or a port of the fabric that only traffic between clusters meets",
+                "counters of the fabric for this node's address",
+            )],
+        ),
+        Control::Unknown => (
+            "and those of its neighbours do not: the node or what it hangs on",
+            format!(
+                "on `{node}`: {by_hand}, the CNI's tunnel and keys; then its port on the fabric. Compare with another node of `{cluster}`"
+            ),
+            vec![rival(
+                "what the node hangs on: its port, its cable, its host",
+                "other machines at the same switch or host",
+            )],
+        ),
+    };
     let summary = format!(
-        "paths of node `{cluster}/{node}` {words}, to or from every other cluster, and those of its neighbours do not: the node or what it hangs on"
+        "paths of node `{cluster}/{node}` {words}, to or from every other cluster, {place}"
     );
-    let hint = format!(
-        "on `{node}`: interface errors, speed and duplex (`ip -s link`, `ethtool`), CPU pressure, the CNI's tunnel and keys; then its port on the fabric. Compare with another node of `{cluster}`"
-    );
-    let mut evidence: Vec<String> = Vec::new();
+    let mut evidence: Vec<String> = match control {
+        Control::Broken(line) | Control::Fine(line) => vec![line],
+        Control::Unknown => Vec::new(),
+    };
     let mut explains = Vec::new();
     for index in members {
         evidence.push(case.causes[*index].summary.clone());
@@ -112,6 +155,7 @@ fn replace(
         evidence.append(&mut found.evidence);
         explains.append(&mut found.explains);
     }
+    debug_assert!(super::table::find(id).is_some(), "`{id}`");
     let at = case.causes.len();
     for (check, explained) in case.checks.iter_mut().zip(&mut case.explained) {
         if !explained.is_some_and(|by| members.contains(&by)) {
@@ -131,10 +175,7 @@ fn replace(
         node: Some(node.clone()),
         plane: None,
         evidence,
-        rivals: vec![rival(
-            "what the node hangs on: its port, its cable, its host",
-            "other machines at the same switch or host",
-        )],
+        rivals,
         hint,
         explains,
     }));

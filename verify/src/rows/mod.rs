@@ -1,6 +1,7 @@
 //! From observations to undecided rows: one file per family of checks. `judge` decides them together.
 
 mod config;
+pub(crate) mod control;
 mod evidence;
 mod latency;
 mod loss;
@@ -49,7 +50,15 @@ pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
         rows.extend(ndvi::rows(view, link));
     }
     rows.extend(ndvi::clients(view));
+    rows.extend(control::rows(view));
     rows.retain(|row| policy.selects(&row.check.id));
+    for row in &mut rows {
+        if spec(&row.check.id).fixed().is_none()
+            && let Some(gravity) = view.mesh.rules.gravity(&row.check.id)
+        {
+            row.check.severity = gravity.into();
+        }
+    }
     let order = |id: &str| checks::CHECKS.iter().position(|spec| spec.id == id);
     rows.sort_by_key(|row| order(&row.check.id));
     rows
@@ -74,6 +83,7 @@ impl Draft {
                 hint: None,
                 docs: spec.docs(),
                 more_samples_needed: None,
+                waived: None,
             },
             test: None,
         }

@@ -101,6 +101,8 @@ pub(crate) struct World {
     pub(crate) tcp: u32,
     pub(crate) few: u32,
     pub(crate) tiles: u32,
+    /// TCP and UDP probes from each node to the next of its cluster.
+    pub(crate) control: u32,
 }
 
 const RTT_SECONDS: f64 = 0.004;
@@ -154,6 +156,7 @@ pub(crate) fn mesh(clusters: &[&str], nodes: usize) -> Mesh {
             latency_p99_seconds: Some(0.040),
             ..Objectives::default()
         },
+        rules: mesh::Rules::default(),
         tls: None,
     }
 }
@@ -167,6 +170,7 @@ pub(crate) fn world(faults: Vec<Fault>) -> World {
         tcp: 240,
         few: 80,
         tiles: 160,
+        control: 60,
     }
 }
 impl World {

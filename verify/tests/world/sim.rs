@@ -104,6 +104,18 @@ impl Sim<'_> {
                 }
             }
         }
+        for cluster in &world.mesh.clusters {
+            let ends = world.ends(&cluster.name);
+            let judged = world.mesh.links.iter().any(|l| l.source == l.target);
+            if judged || ends.len() < 2 {
+                continue;
+            }
+            for (at, source) in ends.iter().enumerate() {
+                let target = &ends[(at + 1) % ends.len()];
+                self.tcp_run(source, target, ProbeKind::Tcp, Plane::Pod, world.control);
+                self.udp_run(source, target, world.control);
+            }
+        }
         for end in world.ends(&world.mesh.clusters[0].name) {
             self.out.series.push(KernelSeries {
                 node: end.node,
