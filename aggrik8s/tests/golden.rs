@@ -200,7 +200,9 @@ print(root.get("failures"), root.get("errors"), root.get("skipped"), [suite.get(
         assert!(python.wait().is_ok_and(|status| status.success()), "{xml}");
         assert!(
             said.starts_with(expected)
-                && said.contains("'config', 'evidence', 'reach', 'latency', 'loss', 'control', 'ndvi'"),
+                && said.contains(
+                    "'config', 'evidence', 'reach', 'latency', 'loss', 'control', 'ndvi'"
+                ),
             "{said}"
         );
     }
