@@ -83,6 +83,12 @@ pub const CAUSES: &[CauseSpec] = &[
         "filters and conntrack entries for UDP along the path",
     ),
     spec(
+        "filter.tcp",
+        "TCP of one path direction is dropped",
+        "connects of both initiators stay unanswered as on a dead path, while datagrams pass in that direction",
+        "TCP rules of the firewalls along the direction, and of the CNI at both ends",
+    ),
+    spec(
         "filter.http",
         "something on the path reads HTTP and objects",
         "HTTP fails while TCP on the same path works",
@@ -109,8 +115,14 @@ pub const CAUSES: &[CauseSpec] = &[
     spec(
         "service.no_backend",
         "the service refuses: nothing listens behind it",
-        "requests are refused or reset while the pods of the same cluster answer",
+        "requests are refused while the pods of the same cluster answer",
         "the pods behind the service and its endpoints",
+    ),
+    spec(
+        "service.resets",
+        "the service breaks connections off",
+        "requests are reset while the pods of the same cluster answer",
+        "crashes and restarts of the pods behind the service, timeouts of a proxy before it",
     ),
     spec(
         "service.unanswered",
@@ -165,6 +177,12 @@ pub const CAUSES: &[CauseSpec] = &[
         "an agent gave no usable answer",
         "its API cannot be asked, or its answers cannot be believed; its links are unknown, which is no network verdict",
         "the agent on the node that is named",
+    ),
+    spec(
+        "agent.starved",
+        "the agents of a node hardly get to run",
+        "so many samples of the node are void near stalls of their source that latency stays undecided",
+        "CPU pressure and limits of the agents on the node that is named",
     ),
     spec(
         "evidence.contradiction",
