@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::faults::Case;
 use crate::leftovers;
 
 /// Echo port of client pods.
@@ -75,6 +76,15 @@ impl Lab {
             both(&output)
         );
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Makes every fault of a case.
+    pub fn break_by(&self, case: &Case) -> Result<()> {
+        for fault in &case.faults {
+            let args: Vec<&str> = fault.iter().map(String::as_str).collect();
+            self.ok("fault", &args)?;
+        }
+        Ok(())
     }
 
     /// Starts `lab up` and kills it with SIGKILL as soon as `path` exists. False if it had ended by then.

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::faults::{SIX, expect, unreachable};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tests::faults::{SIX_KINDS, every_case, expect, six, unreachable};
 use tests::lab_rig::{Lab, missing};
 use tests::netns::skip;
 use tests::verify_rig::{start, word};
@@ -16,9 +19,9 @@ fn six_faults_are_named_and_mended() -> Result<()> {
         return Ok(());
     }
     let lab = Lab::up(&[])?;
-    for fault in &SIX {
-        lab.ok("fault", fault.args)?;
-        expect(&lab, fault.name, |verdict| fault.objections(verdict))?;
+    for fault in &six() {
+        lab.break_by(fault)?;
+        expect(&lab, &fault.name(), |verdict| fault.objections(verdict))?;
         // The agent that was killed is still missing when its whole cluster is.
         if fault.exit == 1 {
             lab.ok("fault", &["clear", "--all"])?;
@@ -66,6 +69,34 @@ fn six_faults_are_named_and_mended() -> Result<()> {
     expect(&lab, "healthy", tests::faults::healthy)?;
     Ok(())
 }
+
+/// Some of all the kinds and places that `cargo xtask bench --only faults` goes through, drawn by a seed.
+#[test]
+fn some_of_the_other_faults_are_named() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let seed = match std::env::var("AGGRIK8S_FAULT_SEED") {
+        Ok(text) => text.parse().context("AGGRIK8S_FAULT_SEED")?,
+        Err(_) => DEFAULT_SEED,
+    };
+    let mut others: Vec<_> = every_case(6)
+        .into_iter()
+        .filter(|case| !SIX_KINDS.contains(&case.kind))
+        .collect();
+    others.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let lab = Lab::up(&[])?;
+    for case in others.iter().take(DRAWN) {
+        lab.break_by(case)?;
+        expect(&lab, &case.name(), |verdict| case.objections(verdict))
+            .with_context(|| format!("seed {seed}"))?;
+        lab.ok("fault", &["clear", "--all"])?;
+    }
+    Ok(())
+}
+
+const DEFAULT_SEED: u64 = 4;
+const DRAWN: usize = 4;
 
 /// Ctrl-C: exit code 130, no verdict, and the agents stop probing at once.
 fn interrupted(lab: &Lab) -> Result<()> {

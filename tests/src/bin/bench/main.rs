@@ -39,8 +39,14 @@ struct Args {
     #[arg(long, default_value_t = 100_000)]
     held: u64,
     /// Runs of verify on a healthy lab
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Places at which each kind of fault is made
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=6))]
+    places: u32,
+    /// Labs that run verify side by side
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    labs: u32,
     /// Where the figures go as JSON
     #[arg(long, default_value = "target/bench.json")]
     json: PathBuf,
@@ -58,9 +64,9 @@ enum Part {
     Held,
     /// Load to first counted connection
     FirstEvent,
-    /// Verdicts and times of verify on one healthy lab
+    /// Verdicts and times of verify on a healthy lab
     Healthy,
-    /// The same under six faults, one after another
+    /// The same under every kind of fault, one after another
     Faults,
 }
 

@@ -18,6 +18,9 @@ pub(crate) struct Report {
     command: String,
     seconds: f64,
     rows: Vec<Row>,
+    /// Tables that stand below that of the figures.
+    #[serde(skip)]
+    texts: Vec<String>,
     /// Everything the rows were computed from.
     raw: serde_json::Map<String, Value>,
 }
@@ -62,6 +65,7 @@ impl Report {
             command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
             seconds: 0.0,
             rows: Vec::new(),
+            texts: Vec::new(),
             raw: serde_json::Map::new(),
         }
     }
@@ -107,6 +111,11 @@ impl Report {
         });
     }
 
+    /// A table of its own.
+    pub(crate) fn text(&mut self, text: String) {
+        self.texts.push(text);
+    }
+
     pub(crate) fn raw(&mut self, name: &str, value: impl Serialize) -> Result<()> {
         self.raw
             .insert(name.to_owned(), serde_json::to_value(value)?);
@@ -146,6 +155,10 @@ impl Report {
                 "| {} | {value} {} | {goal} | {met} | {} |",
                 row.what, row.unit, row.note
             )?;
+        }
+        for text in &self.texts {
+            table += "\n";
+            table += text;
         }
         println!("{table}");
         if let Some(folder) = json.parent() {

@@ -1,8 +1,12 @@
-//! Verdicts of `aggrik8s verify` on a real lab and the seconds that each takes: healthy, and under six faults.
+//! Verdicts of `aggrik8s verify` on real labs and the seconds that each takes: healthy, and under every kind of fault.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Mutex;
+
+use anyhow::{Result, anyhow};
 use serde_json::json;
-use tests::faults::{self, Objections, SIX};
+use tests::faults::{self, Case, Objections, every_case};
 use tests::lab_rig::Lab;
 use tests::verify_rig::{Verdict, verify, word};
 
@@ -11,22 +15,33 @@ use crate::{Args, median, quantile};
 
 /// Longest that verify may take on the default lab, s.
 const MOST_SECONDS: f64 = 20.0;
+/// Smallest share of faults with the right verdict, cause, direction and node.
+const NAMED_SHARE: f64 = 0.95;
 
 pub(crate) fn healthy(args: &Args, report: &mut Report) -> Result<()> {
-    let lab = Lab::up(&[])?;
-    let mut runs = Vec::new();
-    for _ in 0..args.runs {
-        let verdict = verify(&lab, &[])?;
+    let runs = side_by_side(args.labs, &vec![(); args.runs as usize], |lab, ()| {
+        let verdict = verify(lab, &[])?;
         let found = faults::healthy(&verdict);
-        runs.push((verdict, found));
-    }
-    let right = |(_, found): &&(Verdict, Objections)| found.none();
+        Ok((verdict, found))
+    })?;
+    let all = runs.len() as f64;
+    let of = |result: &str| {
+        let is = |(verdict, _): &&(Verdict, Objections)| verdict.result() == result;
+        runs.iter().filter(is).count() as f64
+    };
+    report.judge(
+        "healthy runs that are NOT READY",
+        of("NOT_READY"),
+        "runs",
+        Goal::AtMost(0.0),
+        format!("of {all}, {} labs side by side", args.labs),
+    );
     report.judge(
         "healthy runs that are READY",
-        runs.iter().filter(right).count() as f64,
+        of("READY"),
         "runs",
-        Goal::AtLeast(f64::from(args.runs)),
-        format!("of {} on one lab", args.runs),
+        Goal::AtLeast(all),
+        format!("of {all}"),
     );
     let seconds: Vec<f64> = runs.iter().map(|(verdict, _)| verdict.seconds).collect();
     report.judge(
@@ -43,34 +58,153 @@ pub(crate) fn healthy(args: &Args, report: &mut Report) -> Result<()> {
     report.raw("healthy_runs", all)
 }
 
-pub(crate) fn faults(_: &Args, report: &mut Report) -> Result<()> {
-    let lab = Lab::up(&[])?;
-    let mut all = Vec::new();
-    for fault in &SIX {
-        lab.ok("fault", fault.args)?;
-        let verdict = verify(&lab, &[])?;
+pub(crate) fn faults(args: &Args, report: &mut Report) -> Result<()> {
+    let cases = every_case(args.places as usize);
+    let runs = side_by_side(args.labs, &cases, |lab, case: &Case| {
+        lab.break_by(case)?;
+        let verdict = verify(lab, &[])?;
         lab.ok("fault", &["clear", "--all"])?;
-        let found = fault.objections(&verdict);
-        let top = &verdict.report["causes"][0];
-        let mut note = format!(
-            "{}, exit {}: {}",
-            verdict.result(),
-            verdict.exit.unwrap_or(-1),
-            word(&top["summary"])
+        let found = case.objections(&verdict);
+        Ok((verdict, found))
+    })?;
+    let each = || cases.iter().zip(&runs);
+    let share = |right: usize, of: usize| right as f64 / of.max(1) as f64;
+
+    let right = each().filter(|(_, (_, found))| found.wrong.is_empty());
+    let right = right.count();
+    report.judge(
+        "faults with the right verdict, causes, directions and nodes",
+        share(right, cases.len()),
+        "",
+        Goal::AtLeast(NAMED_SHARE),
+        format!("{right} of {}", cases.len()),
+    );
+    let undecided: usize = runs.iter().map(|(_, found)| found.starved.len()).sum();
+    let rows: usize = runs
+        .iter()
+        .map(|(verdict, _)| 2 * verdict.list("links").len())
+        .sum();
+    report.judge(
+        "links and paths that no fault touched and that came out UNDECIDED",
+        undecided as f64,
+        "",
+        Goal::AtMost(0.0),
+        format!("of {rows} links and paths in all, for want of processor"),
+    );
+    let unknown: Vec<_> = each().filter(|(case, _)| case.unknown()).collect();
+    let misnamed = unknown
+        .iter()
+        .filter(|(case, (verdict, _))| !case.named(verdict))
+        .count();
+    report.judge(
+        "faults of an unknown kind that are given a name",
+        misnamed as f64,
+        "",
+        Goal::AtMost(0.0),
+        format!("of {}", unknown.len()),
+    );
+    let ready = each()
+        .filter(|(case, (verdict, _))| case.exit == 1 && verdict.result() == "READY")
+        .count();
+    report.judge(
+        "faults that are READY",
+        ready as f64,
+        "",
+        Goal::AtMost(0.0),
+        format!("of {}", cases.len()),
+    );
+    for (case, (verdict, found)) in each().filter(|(_, (_, found))| !found.none()) {
+        let objections: Vec<&str> = found
+            .wrong
+            .iter()
+            .chain(&found.starved)
+            .map(String::as_str)
+            .collect();
+        report.note(
+            format!("objections to {}", case.name()),
+            objections.len() as f64,
+            "",
+            format!("{}: {}", verdict.result(), objections.join("; ")),
         );
-        for objection in found.wrong.iter().chain(&found.starved) {
-            note += &format!("; {objection}");
-        }
-        report.judge(
-            format!("fault named: {}", fault.name),
-            f64::from(u8::from(found.none())),
-            "of 1",
-            Goal::AtLeast(1.0),
-            format!("{:.1} s, {note}", verdict.seconds),
-        );
-        all.push(json!({ "fault": fault.name, "run": raw(&verdict, &found) }));
     }
-    report.raw("six_faults", all)
+    report.text(confusion(&cases, &runs)?);
+    let all: Vec<_> = each()
+        .map(|(case, (verdict, found))| {
+            let causes: Vec<&str> = verdict
+                .list("causes")
+                .iter()
+                .map(|c| word(&c["id"]))
+                .collect();
+            json!({ "fault": case.name(), "causes": causes, "run": raw(verdict, found) })
+        })
+        .collect();
+    report.raw("faults", all)
+}
+
+/// A row per kind: what was named first, how often, and how many of the runs were right in everything.
+fn confusion(cases: &[Case], runs: &[(Verdict, Objections)]) -> Result<String> {
+    type Row<'a> = (BTreeMap<&'a str, usize>, usize, usize);
+    let mut rows: Vec<(&str, String, Row)> = Vec::new();
+    for (case, (verdict, found)) in cases.iter().zip(runs) {
+        if rows.last().is_none_or(|(kind, ..)| *kind != case.kind) {
+            let expected: Vec<&str> = case.causes.iter().map(|cause| cause.id).collect();
+            rows.push((case.kind, expected.join(" + "), Row::default()));
+        }
+        let Some((_, _, (named, right, all))) = rows.last_mut() else {
+            continue;
+        };
+        *named
+            .entry(word(&verdict.report["causes"][0]["id"]))
+            .or_default() += 1;
+        *right += usize::from(found.none());
+        *all += 1;
+    }
+    let mut out = String::from("| fault | is | named first | right |\n|---|---|---|---|\n");
+    for (kind, expected, (named, right, all)) in rows {
+        let named: Vec<String> = named.iter().map(|(id, n)| format!("{id} {n}")).collect();
+        writeln!(
+            out,
+            "| {kind} | {expected} | {} | {right} of {all} |",
+            named.join(", ")
+        )?;
+    }
+    Ok(out)
+}
+
+/// Does `work` for every item, each of `labs` labs taking the next; answers in the order of the items.
+fn side_by_side<T: Sync, R: Send>(
+    labs: u32,
+    items: &[T],
+    work: impl Fn(&Lab, &T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = Mutex::new(items.iter().enumerate());
+    let done = Mutex::new(BTreeMap::new());
+    let worker = || -> Result<()> {
+        let lab = Lab::up(&[])?;
+        loop {
+            let item = next
+                .lock()
+                .map_err(|_| anyhow!("another lab failed"))?
+                .next();
+            let Some((index, item)) = item else {
+                return Ok(());
+            };
+            let answer = work(&lab, item)?;
+            done.lock()
+                .map_err(|_| anyhow!("another lab failed"))?
+                .insert(index, answer);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..labs).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a lab's thread ended badly")))
+        })
+    })?;
+    let done = done.into_inner().map_err(|_| anyhow!("a lab failed"))?;
+    Ok(done.into_values().collect())
 }
 
 fn raw(verdict: &Verdict, found: &Objections) -> serde_json::Value {
