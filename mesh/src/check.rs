@@ -88,6 +88,8 @@ fn limits(report: &mut Report, spec: &Spec) -> bool {
     }
     let (at, path, count) = list(&spec.clients);
     limit(at, path, count, MAX_PEERS, "clients");
+    let (at, path, count) = list(&spec.policies);
+    limit(at, path, count, MAX_CLUSTERS * MAX_CLUSTERS, "policies");
     let (at, path, count) = list(&spec.accept);
     limit(at, path, count, MAX_PEERS, "accepted findings");
     let (at, path, count) = list(&spec.services);

@@ -45,6 +45,10 @@ pub(crate) struct MeshDocument {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(default)]
     severity: BTreeMap<String, GravityDocument>,
+    /// Whether pods of one cluster are meant to open connections to pods of another.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    policies: Vec<PolicyDocument>,
     /// Client side of mTLS towards agents with an `https` address.
     #[serde(skip_serializing_if = "Option::is_none")]
     tls: Option<TlsDocument>,
@@ -222,6 +226,27 @@ struct WaiverDocument {
     reason: String,
     /// Last day on which it is accepted, in UTC.
     until: DayText,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "Policy")]
+struct PolicyDocument {
+    /// The cluster whose pods connect.
+    source: Label,
+    /// The cluster that they connect to.
+    target: Label,
+    /// What must come of it.
+    access: AccessDocument,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Access")]
+enum AccessDocument {
+    /// Connections must succeed.
+    Allow,
+    /// Not one connection may come through.
+    Deny,
 }
 
 #[derive(Default, Serialize, JsonSchema)]
@@ -448,6 +473,19 @@ impl From<&Mesh> for MeshDocument {
                         crate::Gravity::Info => GravityDocument::Info,
                     };
                     (check.clone(), gravity)
+                })
+                .collect(),
+            policies: mesh
+                .rules
+                .policies
+                .iter()
+                .map(|rule| PolicyDocument {
+                    source: Label(rule.link.source.clone()),
+                    target: Label(rule.link.target.clone()),
+                    access: match rule.access {
+                        crate::Access::Allow => AccessDocument::Allow,
+                        crate::Access::Deny => AccessDocument::Deny,
+                    },
                 })
                 .collect(),
             tls: mesh.tls.as_ref().map(|tls| TlsDocument {

@@ -22,7 +22,7 @@ pub use classify::Remote;
 pub use endpoint::EndpointError;
 pub use errors::{Errors, MAX_LISTED, Position, Problem, Related};
 pub use model::*;
-pub use rules::{Day, Gravity, KnownCheck, Rules, Waiver, WaiverScope};
+pub use rules::{Access, Day, Gravity, KnownCheck, PolicyRule, Rules, Waiver, WaiverScope};
 
 /// First line of a written `mesh.yaml`, with which editors find the schema.
 const SCHEMA_LINE: &str = "# yaml-language-server: $schema=https://raw.githubusercontent.com/Aggrik8s-net/aggrik8s/main/schema/mesh.schema.json\n";

@@ -26,6 +26,7 @@ const MESH: Shape = Shape {
         "objectives",
         "accept",
         "severity",
+        "policies",
         "tls",
     ],
 };
@@ -91,6 +92,11 @@ pub(crate) fn spec(report: &mut Report, document: Value) -> Spec {
         objectives: objectives(report, fields),
         accept: fields.list(report, "accept", "accepted findings", rules::waiver),
         severity: rules::severity(report, fields),
+        policies: fields.list(report, "policies", "policies", |report, value, path| {
+            let fields = &mut Fields::new(report, value, &path, &rules::POLICY);
+            let link = link(report, fields);
+            Some((link, fields.text(report, "access", rules::access)))
+        }),
         tls: fields
             .take(report, "tls")
             .map(|(value, path)| tls(report, value, &path)),
@@ -231,6 +237,7 @@ mod tests {
             ("LinkObjective", &LINK_OBJECTIVE),
             ("Waiver", &rules::WAIVER),
             ("WaiverScope", &rules::SCOPE),
+            ("Policy", &rules::POLICY),
             ("Tls", &TLS),
         ];
         let check = |name: &str, object: &serde_json::Value, shape: &Shape| {

@@ -1,14 +1,43 @@
-//! What mesh.yaml says about findings rather than about clusters: which are accepted for a while, and what a check's failure does.
+//! What mesh.yaml says about findings rather than about clusters: which are accepted for a while, what a check's failure does,
+//! and who is meant to reach whom.
 
-/// Waivers and severities of a mesh.
+use crate::Link;
+
+/// Waivers, severities and policies of a mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     pub accept: Vec<Waiver>,
     /// Check id or `family.*`, and what its failure does, sorted. The longest pattern that matches counts.
     pub severity: Vec<(String, Gravity)>,
+    /// Whether pods of one cluster may open connections to pods of another; what is not listed is not meant either way.
+    pub policies: Vec<PolicyRule>,
+}
+
+/// What is meant to hold between the pods of two clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyRule {
+    pub link: Link,
+    pub access: Access,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Allow,
+    Deny,
 }
 
 impl Rules {
+    /// What mesh.yaml means for connections of this link, if anything.
+    pub fn access(&self, link: &Link) -> Option<Access> {
+        let rule = self.policies.iter().find(|rule| &rule.link == link);
+        rule.map(|rule| rule.access)
+    }
+
+    /// Pods of the source must not reach pods of the target.
+    pub fn denies(&self, link: &Link) -> bool {
+        self.access(link) == Some(Access::Deny)
+    }
+
     /// What mesh.yaml says that the failure of `id` does.
     pub fn gravity(&self, id: &str) -> Option<Gravity> {
         self.severity

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::errors::Position;
-use crate::{AgentEndpoint, Day, Gravity, ServiceKind};
+use crate::{Access, AgentEndpoint, Day, Gravity, ServiceKind};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ pub(crate) struct Spec {
     pub(crate) objectives: ObjectivesSpec,
     pub(crate) accept: List<WaiverSpec>,
     pub(crate) severity: Vec<(At<String>, At<Gravity>)>,
+    pub(crate) policies: List<(LinkSpec, Option<At<Access>>)>,
     pub(crate) tls: Option<TlsSpec>,
 }
 

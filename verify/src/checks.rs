@@ -77,6 +77,10 @@ pub const AGENTS: &str = "evidence.agents";
 pub const NDVI_ROUND_TRIP: &str = "ndvi.round_trip";
 pub const NDVI_SUCCESS: &str = "ndvi.success";
 pub const NDVI_BYTES: &str = "ndvi.bytes_per_client";
+pub const POLICY_ALLOWED: &str = "policy.allowed";
+pub const POLICY_DENIED: &str = "policy.denied";
+pub const POLICY_INTENT: &str = "policy.intent";
+pub const SERVICE_REACH: &str = "service.reach";
 pub const CONTROL_TCP: &str = "control.pod_tcp";
 pub const CONTROL_UDP: &str = "control.pod_udp";
 pub const CONFIG_IDS: &str = "config.ids";
@@ -195,6 +199,37 @@ pub const CHECKS: &[CheckSpec] = &[
         witness: "kernel of the source node",
         text: "At 1 % loss a connect almost never fails, it takes a second longer: the retransmit is the loss. A connect that was given up unanswered counts too. \
                Either direction of the path can cause it; loss.udp tells which.",
+    },
+    CheckSpec {
+        id: POLICY_ALLOWED,
+        severity: Severity::Gate,
+        claim: "pods connect where `policies` of mesh.yaml say allow",
+        witness: "prober, pod plane, TCP connect and echo",
+        text: "The same trials as reach.pod_tcp, held against the declared intent: a failure here is a policy that contradicts mesh.yaml, or a path that does not work.",
+    },
+    CheckSpec {
+        id: POLICY_DENIED,
+        severity: Severity::Gate,
+        claim: "no pod connects where `policies` of mesh.yaml say deny",
+        witness: "prober, pod plane, TCP connect",
+        text: "A few connects between all pairs of nodes. Refused and unanswered ones are as they should be, and no failure of reach; a single one that comes through fails the check. \
+               It passes only while nodes of the same link reach each other: on a dead path nothing shows that a policy denies, which leaves it undecided.",
+    },
+    CheckSpec {
+        id: POLICY_INTENT,
+        severity: Severity::Info,
+        claim: "whether mesh.yaml says who is meant to reach whom",
+        witness: "mesh.yaml",
+        text: "Without `policies` in mesh.yaml nothing is meant to be denied, and connects that fail are judged by reach alone.",
+    },
+    CheckSpec {
+        id: SERVICE_REACH,
+        severity: Severity::Gate,
+        claim: "a pod of every cluster reaches every declared service, the cluster that runs it included",
+        witness: "prober, pod plane: connect (tcp), an HTTP answer below 500 (http), a tile answered correctly by its own cluster (ndvi)",
+        text: "Judged pooled over the asking nodes; single nodes can fail it. Refused means that nothing listens behind the service, timed out that its address is not translated \
+               or not routed, wrong_responder that another cluster answers. What its own cluster sees tells a service that is down from one that the mesh does not reach. \
+               NDVI services are judged from other clusters by ndvi.success, so only their own cluster is judged here.",
     },
     CheckSpec {
         id: CONTROL_TCP,

@@ -333,7 +333,10 @@ fn link_row(link: &Link, checks: &[Check]) -> LinkRow {
         source_cluster: link.source.clone(),
         target_cluster: link.target.clone(),
         result: worst(false).unwrap_or(Outcome::Undecided),
-        path_result: worst(true).unwrap_or(Outcome::Undecided),
+        // Where both sides are denied no datagram tells of the path, and nobody is meant to use it.
+        path_result: worst(true)
+            .or_else(|| worst(false))
+            .unwrap_or(Outcome::Undecided),
         n: figure(POD_TCP)
             .and_then(|check| check.observed.n)
             .unwrap_or(0),

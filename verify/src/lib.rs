@@ -18,4 +18,5 @@ pub mod waivers;
 
 pub use judge::{JudgeError, Policy, check_scope, judge};
 pub use report::Report;
+pub use rows::service::askers as service_askers;
 pub use verdict::{Cause, Check, Outcome, Status, Verdict};

@@ -127,6 +127,9 @@ pub struct Check {
     /// The node that the finding is confined to, `source → target` when it is one pair of nodes.
     pub node: Option<String>,
     pub plane: Option<PlaneName>,
+    /// The declared service that is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     pub observed: Observed,
     pub expected: Expected,
     /// One line each: a figure or a record and where it came from.
@@ -148,10 +151,13 @@ impl Check {
         self.severity == Severity::Gate && self.waived.is_none()
     }
 
-    /// "source→target", "cluster/node", or the one cluster; empty for a check of the whole mesh.
+    /// "source→target", with ":service" for a check of one, "cluster/node", or the one cluster; empty for a check of the whole mesh.
     pub fn place(&self) -> String {
         match (&self.source_cluster, &self.target_cluster, &self.node) {
-            (Some(source), Some(target), _) => format!("{source}→{target}"),
+            (Some(source), Some(target), _) => match &self.service {
+                Some(service) => format!("{source}→{target}:{service}"),
+                None => format!("{source}→{target}"),
+            },
             (Some(cluster), None, Some(node)) => format!("{cluster}/{node}"),
             (Some(cluster), None, None) | (None, Some(cluster), _) => cluster.clone(),
             (None, None, _) => String::new(),

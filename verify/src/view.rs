@@ -119,6 +119,24 @@ impl<'a> View<'a> {
                 && probe.run.plane == plane
                 && probe.run.source.cluster == link.source
                 && probe.run.target.cluster == link.target
+                // What a service answers says nothing about the responders of its cluster.
+                && (kind == ProbeKind::NdviTile || probe.run.target.service.is_none())
+        })
+    }
+
+    /// Probes of one kind from the link's source to one service of its target.
+    pub(crate) fn to_service<'s>(
+        &'s self,
+        link: &'s Link,
+        service: &'s str,
+        kind: ProbeKind,
+    ) -> impl Iterator<Item = &'s Probe<'a>> {
+        self.probes.iter().filter(move |probe| {
+            probe.run.kind == kind
+                && probe.run.plane == Plane::Pod
+                && probe.run.source.cluster == link.source
+                && probe.run.target.cluster == link.target
+                && probe.run.target.service.as_deref() == Some(service)
         })
     }
 

@@ -3,6 +3,7 @@
 mod world;
 
 use mesh::observation::{Observations, Outcome as Probe, ProbeKind};
+use mesh::{Access, Link, PolicyRule};
 use verify::verdict::Verdict;
 use verify::{Check, Outcome, Policy, Status, judge};
 use world::verdicts::{not_ready, verdict};
@@ -29,10 +30,23 @@ fn judged(world: &World, edit: impl Fn(&mut Observations)) -> Verdict {
 /// cilium-cli, `clustermesh status`: the condition lists EndpointSlices in its message and never tests them.
 #[test]
 fn every_check_that_is_listed_is_judged() {
-    let verdict = verdict(&world(Vec::new()));
+    let plain = verdict(&world(Vec::new()));
+    let mut meant = world(vec![Fault::Policy(On("c", "b"))]);
+    let rules = [("c", Access::Deny), ("a", Access::Allow)];
+    meant.mesh.rules.policies = rules
+        .map(|(source, access)| PolicyRule {
+            link: Link {
+                source: source.to_owned(),
+                target: "b".to_owned(),
+            },
+            access,
+        })
+        .into();
+    let meant = verdict(&meant);
     for spec in verify::checks::CHECKS {
+        let mut judged = plain.checks.iter().chain(&meant.checks);
         assert!(
-            verdict.checks.iter().any(|check| check.id == spec.id),
+            judged.any(|check| check.id == spec.id),
             "{} is listed and nothing judges it",
             spec.id
         );

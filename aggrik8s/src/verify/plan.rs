@@ -12,6 +12,7 @@ use verify::checks::{self, CHECKS};
 use verify::stats::samples_tolerating;
 
 mod control;
+mod service;
 
 /// Deadline of one probe: long enough to see a SYN that had to be sent again after a second.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -19,6 +20,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const WINDOW: Duration = Duration::from_secs(12);
 /// Bad probes that a healthy node may have without making its link undecided.
 const TOLERATED: u64 = 1;
+/// Connects per node where none may come through.
+const DENIED: f64 = 60.0;
 /// Most partners that a node of the larger cluster is probed with on one link; every node has as many.
 const PARTNERS: usize = 32;
 
@@ -60,6 +63,7 @@ impl Plan {
             link_targets(mesh, policy, link, &mut wanted);
         }
         control::targets(mesh, policy, &mut wanted);
+        service::targets(mesh, policy, &mut wanted);
         let times = (window.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
         for want in &mut wanted {
             want.count *= times;
@@ -179,7 +183,14 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
     let proving =
         |p0: f64| samples_tolerating(p0, objectives.confidence, TOLERATED).unwrap_or(0) as f64;
     let connect = proving(1.0 - objectives.connect_success).max(proving(0.01));
-    let datagram = proving(objectives.loss);
+    let back = Link {
+        source: link.target.clone(),
+        target: link.source.clone(),
+    };
+    let denied = mesh.rules.denies(link);
+    // Where one side is denied, the datagrams of the other have to tell of both directions alone.
+    let alone = if mesh.rules.denies(&back) { 2.0 } else { 1.0 };
+    let datagram = alone * proving(objectives.loss);
     let same = link.source == link.target;
     let pairs = pairs(source.nodes.len(), target.nodes.len(), same);
     // A node takes part in this many pairs at least, and has to prove the objective by itself.
@@ -215,6 +226,11 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
         if !needed(policy, kind, plane) {
             continue;
         }
+        let count = match (denied, plane, kind) {
+            (true, Plane::Pod, ProbeKind::Tcp) => DENIED / per_node,
+            (true, Plane::Pod, _) => continue,
+            _ => count,
+        };
         for (s, t) in &pairs {
             let (s, t) = (&source.nodes[*s], &target.nodes[*t]);
             let Some(address) = address(s, t, plane) else {

@@ -6,7 +6,7 @@ use crate::model::{Cluster, ExternalClient, Link, Mesh, Node, Objectives, Servic
 use crate::spec::{
     At, ClientSpec, ClusterSpec, LinkSpec, List, NodeSpec, ServiceSpec, Spec, WaiverSpec,
 };
-use crate::{Rules, Waiver, WaiverScope};
+use crate::{PolicyRule, Rules, Waiver, WaiverScope};
 
 /// Only for a spec without problems: `None` would mean that something was left out without a report.
 pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
@@ -73,6 +73,17 @@ pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
                 .items
                 .iter()
                 .map(waiver)
+                .collect::<Option<_>>()?,
+            policies: spec
+                .policies
+                .items
+                .iter()
+                .map(|(pair, access)| {
+                    Some(PolicyRule {
+                        link: link(pair)?,
+                        access: value(access)?,
+                    })
+                })
                 .collect::<Option<_>>()?,
             severity: {
                 let named = spec.severity.iter();

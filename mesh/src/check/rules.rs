@@ -1,4 +1,4 @@
-//! Waivers and severities name checks, clusters and nodes that exist.
+//! Waivers, severities and policies name checks, clusters and nodes that exist.
 
 use super::{cluster_names, known_cluster};
 use crate::KnownCheck;
@@ -9,6 +9,30 @@ use crate::spec::{At, Spec};
 
 pub(super) fn check(report: &mut Report, spec: &Spec, checks: Option<&[KnownCheck<'_>]>) {
     let clusters = cluster_names(spec);
+    let policies = spec.policies.items.iter().map(|(link, _)| link);
+    super::link_list(report, clusters.as_deref(), policies.clone());
+    let listed = spec.links.as_ref().filter(|links| links.complete);
+    for policy in policies {
+        let Some((source, target)) = policy.ends() else {
+            continue;
+        };
+        let same = |link: &crate::spec::LinkSpec| {
+            let ends = link.ends();
+            ends.is_some_and(|(s, t)| (&s.value, &t.value) == (&source.value, &target.value))
+        };
+        let out = source.value == target.value
+            || listed.is_some_and(|links| !links.items.iter().any(same));
+        if out {
+            let (source, target) = (shown(&source.value), shown(&target.value));
+            report
+                .push(
+                    policy.at,
+                    &policy.path,
+                    format!("{source} → {target} is not in scope"),
+                )
+                .hint("add it to `links`, or remove its policy");
+        }
+    }
     for waiver in &spec.accept.items {
         if let Some(check) = &waiver.check {
             known_check(report, checks, check);

@@ -1,11 +1,11 @@
-//! `accept` and `severity`: findings that are waived, and what the failure of a check does.
+//! `accept`, `severity`, `policies`: findings that are waived, what the failure of a check does, who is meant to reach whom.
 
 use super::fields::{Fields, Refusal, Report, Shape, text};
 use super::scalars::not_empty;
 use crate::errors::shown;
 use crate::spec::{At, WaiverSpec};
 use crate::tree::{Kind, Value};
-use crate::{Day, Gravity};
+use crate::{Access, Day, Gravity};
 
 pub(super) const WAIVER: Shape = Shape {
     what: "an accepted finding",
@@ -17,6 +17,23 @@ pub(super) const SCOPE: Shape = Shape {
     required: &[],
     optional: &["source", "target", "node"],
 };
+
+pub(super) const POLICY: Shape = Shape {
+    what: "a policy",
+    required: &["source", "target", "access"],
+    optional: &[],
+};
+
+pub(super) fn access(text: &str) -> Result<Access, Refusal> {
+    match text {
+        "allow" => Ok(Access::Allow),
+        "deny" => Ok(Access::Deny),
+        _ => Err(Refusal::with_hint(
+            format!("`{}` is neither `allow` nor `deny`", shown(text)),
+            "write `access: deny` for connections that must not come through",
+        )),
+    }
+}
 
 pub(super) fn waiver(report: &mut Report, value: Value, path: String) -> Option<WaiverSpec> {
     let fields = &mut Fields::new(report, value, &path, &WAIVER);

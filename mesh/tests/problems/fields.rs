@@ -24,7 +24,7 @@ fn keys() {
         "colour: red",
         &[
             "26:1 colour: `colour` is not a key of a mesh | its keys are `mesh`, `clusters`, \
-         `max_connected_clusters`, `clients`, `services`, `links`, `objectives`, `accept`, `severity`, `tls`",
+         `max_connected_clusters`, `clients`, `services`, `links`, `objectives`, `accept`, `severity`, `policies`, `tls`",
         ],
     );
     check(

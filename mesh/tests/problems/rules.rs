@@ -134,3 +134,23 @@ fn what_the_others_rest_on_cannot_be_made_weaker() {
         &["28:28 severity.loss.udp: `loss.udp` is given twice | keep one of them"],
     );
 }
+
+#[test]
+fn policies_are_of_links_in_scope() {
+    let mesh = parse("policies: [{source: west, target: east, access: deny}]\n").expect("good");
+    let link = |source: &str, target: &str| mesh::Link {
+        source: source.to_owned(),
+        target: target.to_owned(),
+    };
+    assert!(mesh.rules.denies(&link("west", "east")));
+    assert_eq!(mesh.rules.access(&link("east", "west")), None);
+    assert_eq!(Mesh::parse("again", &mesh.to_yaml()).expect("good"), mesh);
+    refused(
+        "policies: [{source: west, target: eats, access: forbid}, {source: east, target: east, access: deny}]\n",
+        &[
+            "28:35 policies[0].target: no cluster is called `eats` | did you mean `east`?",
+            "28:49 policies[0].access: `forbid` is neither `allow` nor `deny` | write `access: deny` for connections that must not come through",
+            "28:58 policies[1]: east → east is not in scope | add it to `links`, or remove its policy",
+        ],
+    );
+}

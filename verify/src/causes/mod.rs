@@ -9,6 +9,7 @@ mod latency;
 mod loss;
 mod node;
 mod path;
+mod policy;
 mod rest;
 mod service;
 pub mod table;
@@ -61,6 +62,7 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     };
     rest::config_and_evidence(&mut case);
     path::find(&mut case);
+    policy::find(&mut case);
     loss::find(&mut case);
     service::find(&mut case);
     latency::find(&mut case);
@@ -98,8 +100,9 @@ impl Case<'_, '_> {
             .find(|check| check.id == id && on(check, link))
     }
 
+    /// Whether the connects of `link` are judged: what is denied says nothing about a path.
     pub(crate) fn scoped(&self, link: &Link) -> bool {
-        self.view.mesh.links.contains(link)
+        self.view.mesh.links.contains(link) && !self.view.mesh.rules.denies(link)
     }
 
     /// Records a cause and lets it account for the checks that `claims` names and that have none yet.

@@ -7,7 +7,7 @@ use super::facts::{Arrival, Facts, failing_scope};
 use super::{Case, Found, cause, direction, example, pairs, reverse, rival};
 use crate::checks::{
     AGREEMENT, COVERAGE, LOSS_TCP_SYN, LOSS_UDP, NDVI_ROUND_TRIP, NDVI_SUCCESS, NODE_TCP, POD_HTTP,
-    POD_TCP, POD_UDP,
+    POD_TCP, POD_UDP, SERVICE_REACH,
 };
 use crate::tally::Scope;
 use crate::verdict::{Check, PlaneName};
@@ -122,8 +122,10 @@ fn hard(case: &Case<'_, '_>, link: &Link) -> Option<Broken> {
 
 /// Checks that a link without working connects drags along. What is refused has a backend problem of its own.
 fn dragged(check: &Check, link: &Link) -> bool {
-    let fault_of_its_own = matches!(check.id.as_str(), NDVI_SUCCESS | NDVI_ROUND_TRIP)
-        && check.observed.failures.contains_key("refused");
+    let fault_of_its_own = matches!(
+        check.id.as_str(),
+        NDVI_SUCCESS | NDVI_ROUND_TRIP | SERVICE_REACH
+    ) && check.observed.failures.contains_key("refused");
     super::on(check, link) && !fault_of_its_own && check.id != LOSS_UDP
 }
 

@@ -1,12 +1,13 @@
-//! The NDVI service fails while its cluster is reachable: backend, translation, answers or speed.
+//! A service fails while its cluster is reachable: backend, translation, answers or speed.
 
 use mesh::observation::{Plane, ProbeKind};
 use mesh::{Link, Service, ServiceKind};
 
 use super::facts::Facts;
 use super::{Case, cause, on, rival};
-use crate::checks::{NDVI_ROUND_TRIP, NDVI_SUCCESS, POD_HTTP, POD_TCP};
+use crate::checks::{NDVI_ROUND_TRIP, NDVI_SUCCESS, POD_HTTP, POD_TCP, SERVICE_REACH};
 use crate::tally::Scope;
+use crate::verdict::{Check, Status};
 
 pub(super) fn find(case: &mut Case<'_, '_>) {
     let services: Vec<Service> = case.view.mesh.services.clone();
@@ -35,6 +36,69 @@ pub(super) fn find(case: &mut Case<'_, '_>) {
         for (kind, links) in groups {
             name(case, service, kind, &links);
         }
+    }
+    for service in &services {
+        reach(case, service);
+    }
+}
+
+/// Rows of `service.reach` that ask for `service`.
+fn asks(check: &Check, service: &Service) -> bool {
+    check.id == SERVICE_REACH
+        && check.service.as_ref() == Some(&service.name)
+        && check.target_cluster.as_ref() == Some(&service.cluster)
+}
+
+/// What the service's own cluster sees of it, in words.
+fn at_home(case: &Case<'_, '_>, service: &Service) -> Option<String> {
+    let home = case.checks.iter().find(|check| {
+        asks(check, service) && check.source_cluster.as_ref() == Some(&service.cluster)
+    })?;
+    let (n, bad) = (home.observed.n?, home.observed.bad?);
+    Some(format!(
+        "from inside `{}`: {bad} of {n} requests to `{}` failed",
+        service.cluster, service.name
+    ))
+}
+
+/// Clusters that a service fails for, and that no other cause accounts for.
+fn reach(case: &mut Case<'_, '_>, service: &Service) {
+    let mut groups: Vec<(&'static str, Vec<Link>)> = Vec::new();
+    for (check, explained) in case.checks.iter().zip(&case.explained) {
+        if explained.is_some() || check.status != Status::Fail || !asks(check, service) {
+            continue;
+        }
+        let Some(source) = check.source_cluster.clone() else {
+            continue;
+        };
+        let of = |words: &[&str]| -> u64 {
+            let failures = check.observed.failures.iter();
+            failures
+                .filter(|(word, _)| words.contains(&word.as_str()))
+                .map(|(_, n)| *n)
+                .sum()
+        };
+        let bad = check.observed.bad.unwrap_or(0);
+        let kind = if 2 * of(&["refused"]) > bad {
+            "service.no_backend"
+        } else if 2 * of(&["reset"]) > bad {
+            "service.resets"
+        } else if 2 * of(&["wrong_responder", "bad_reply"]) > bad {
+            "service.wrong_answer"
+        } else {
+            "service.unanswered"
+        };
+        let link = Link {
+            source,
+            target: service.cluster.clone(),
+        };
+        match groups.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, links)) => links.push(link),
+            None => groups.push((kind, vec![link])),
+        }
+    }
+    for (kind, links) in groups {
+        name(case, service, kind, &links);
     }
 }
 
@@ -150,7 +214,21 @@ fn name(case: &mut Case<'_, '_>, service: &Service, kind: &'static str, links: &
     // The fault sits at the service, whoever asks.
     found.source_cluster = (links.len() == 1).then(|| first.source.clone());
     found.rivals = rivals;
-    for link in links {
+    let abroad = links.iter().filter(|link| link.source != service.cluster);
+    for link in abroad {
+        let asked = case
+            .checks
+            .iter()
+            .find(|check| asks(check, service) && on(check, link));
+        if let Some(check) = asked
+            && let (Some(n), Some(bad)) = (check.observed.n, check.observed.bad)
+        {
+            found.evidence.push(format!(
+                "from `{}`: {bad} of {n} requests to `{service_name}` failed",
+                link.source
+            ));
+            continue;
+        }
         let facts = facts(case, link);
         found.evidence.push(format!(
             "tiles of `{}` → `{service_name}`: {} of {} failed{}",
@@ -171,9 +249,15 @@ fn name(case: &mut Case<'_, '_>, service: &Service, kind: &'static str, links: &
                 .push(format!("p99 of the round trip {:.0} ms", p99 * 1e3));
         }
     }
+    found.evidence.extend(at_home(case, service));
     let links = links.to_vec();
+    let down = kind == "service.no_backend" || kind == "service.wrong_answer";
+    let service = service.clone();
     case.name(found, |check| {
-        matches!(check.id.as_str(), NDVI_SUCCESS | NDVI_ROUND_TRIP)
-            && links.iter().any(|link| on(check, link))
+        let linked = links.iter().any(|link| on(check, link));
+        let tiles = matches!(check.id.as_str(), NDVI_SUCCESS | NDVI_ROUND_TRIP);
+        // A service without a backend has none for anybody.
+        (tiles && service.kind == ServiceKind::Ndvi && linked)
+            || (asks(check, &service) && (linked || down))
     });
 }

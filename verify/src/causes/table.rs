@@ -71,6 +71,12 @@ pub const CAUSES: &[CauseSpec] = &[
         "policies that select the target pods, egress policies at the source, drop counters of the CNI",
     ),
     spec(
+        "policy.open",
+        "pods connect although mesh.yaml denies it",
+        "connects of a denied link come through",
+        "policies that should select the target pods, and whether they know the other cluster's identities",
+    ),
+    spec(
         "filter.one_way",
         "a firewall drops what one side starts",
         "as policy.pod_plane, for pods and nodes alike",

@@ -6,7 +6,9 @@ mod evidence;
 mod latency;
 mod loss;
 mod ndvi;
+pub(crate) mod policy;
 mod reach;
+pub(crate) mod service;
 
 use std::collections::BTreeMap;
 
@@ -43,14 +45,20 @@ pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
     let mut rows = config::rows(view);
     rows.extend(evidence::agents(view));
     for link in &view.mesh.links {
-        rows.extend(reach::rows(view, link));
-        rows.extend(latency::rows(view, link));
-        rows.extend(loss::rows(view, link));
+        if view.mesh.rules.denies(link) {
+            rows.extend(despite_denial(view, link));
+        } else {
+            rows.extend(reach::rows(view, link));
+            rows.extend(latency::rows(view, link));
+            rows.extend(loss::rows(view, link));
+        }
         rows.extend(evidence::link_rows(view, link));
         rows.extend(ndvi::rows(view, link));
     }
     rows.extend(ndvi::clients(view));
     rows.extend(control::rows(view));
+    rows.extend(policy::rows(view));
+    rows.extend(service::rows(view));
     rows.retain(|row| policy.selects(&row.check.id));
     for row in &mut rows {
         if spec(&row.check.id).fixed().is_none()
@@ -61,6 +69,24 @@ pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
     }
     let order = |id: &str| checks::CHECKS.iter().position(|spec| spec.id == id);
     rows.sort_by_key(|row| order(&row.check.id));
+    rows
+}
+
+/// What is still judged on a link whose pods must not connect: its nodes, and its path by the datagrams of the
+/// other initiator, if that one may connect.
+fn despite_denial(view: &View<'_>, link: &Link) -> Vec<Draft> {
+    let back = Link {
+        source: link.target.clone(),
+        target: link.source.clone(),
+    };
+    let datagrams = view.mesh.links.contains(&back) && !view.mesh.rules.denies(&back);
+    let mut rows = reach::rows(view, link);
+    rows.extend(loss::rows(view, link));
+    rows.retain(|row| match row.check.id.as_str() {
+        checks::NODE_TCP => true,
+        checks::LOSS_UDP => datagrams,
+        _ => false,
+    });
     rows
 }
 
@@ -76,6 +102,7 @@ impl Draft {
                 target_cluster: None,
                 node: None,
                 plane: None,
+                service: None,
                 observed: Observed::default(),
                 expected: Expected::default(),
                 evidence: Vec::new(),

@@ -75,8 +75,12 @@ pub(crate) enum Fault {
     Impostor(On),
     /// HTTP requests are cut off.
     NoHttp(On),
-    /// The NDVI service has no backend.
+    /// No service has a backend.
     NdviDown,
+    /// Nodes of this cluster do not translate service addresses.
+    Untranslated(&'static str),
+    /// Somebody else answers what this cluster asks services.
+    Redirected(&'static str),
     /// Tiles take this many seconds.
     NdviSlow(f64),
     /// No usable answer from the agents of a node.

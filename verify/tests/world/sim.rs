@@ -6,7 +6,7 @@ use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, KernelSeries, NodeAccount, NodeRef, NodeReport,
     NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Sample,
 };
-use mesh::{Node, Service};
+use mesh::{Node, Service, ServiceKind};
 
 use super::{DEADLINE_SECONDS, Fault, On, RTO_SECONDS, RTT_SECONDS, Random, World};
 
@@ -114,6 +114,13 @@ impl Sim<'_> {
                 let target = &ends[(at + 1) % ends.len()];
                 self.tcp_run(source, target, ProbeKind::Tcp, Plane::Pod, world.control);
                 self.udp_run(source, target, world.control);
+            }
+        }
+        for service in &world.mesh.services {
+            for link in verify::service_askers(&world.mesh, service) {
+                for source in world.ends(&link.source) {
+                    self.tile_run(&source, service, world.tiles);
+                }
             }
         }
         for end in world.ends(&world.mesh.clusters[0].name) {
@@ -529,13 +536,17 @@ impl Sim<'_> {
                 Fault::NdviSlow(seconds) => Some(*seconds),
                 _ => None,
             });
-            let outcome = if !passes {
-                Outcome::Timeout
-            } else if self.has(|f| matches!(f, Fault::NdviDown)) {
-                Outcome::Refused
-            } else {
-                Outcome::Ok
-            };
+            let asks_from = |cluster: &str| source.node.cluster == cluster;
+            let outcome =
+                if !passes || self.has(|f| matches!(f, Fault::Untranslated(c) if asks_from(c))) {
+                    Outcome::Timeout
+                } else if self.has(|f| matches!(f, Fault::Redirected(c) if asks_from(c))) {
+                    Outcome::WrongResponder
+                } else if self.has(|f| matches!(f, Fault::NdviDown)) {
+                    Outcome::Refused
+                } else {
+                    Outcome::Ok
+                };
             let ok = outcome == Outcome::Ok;
             let attempt = Attempt {
                 outcome,
@@ -552,7 +563,11 @@ impl Sim<'_> {
                 service: Some(service.name.clone()),
                 address: SocketAddr::new(service.addresses[0], service.port),
             },
-            kind: ProbeKind::NdviTile,
+            kind: match service.kind {
+                ServiceKind::Ndvi => ProbeKind::NdviTile,
+                ServiceKind::Http => ProbeKind::Http,
+                ServiceKind::Tcp => ProbeKind::Tcp,
+            },
             plane: Plane::Pod,
             samples,
         });

@@ -1,0 +1,84 @@
+//! `service.reach`: every cluster reaches every declared service, the one that runs it included.
+
+use mesh::observation::{Outcome, Plane, ProbeKind};
+use mesh::{Link, Service, ServiceKind};
+
+use super::{Draft, Trial, count, outcome_word, percent};
+use crate::checks::SERVICE_REACH;
+use crate::view::View;
+
+/// How a service of this kind is asked.
+pub(crate) fn probe_kind(kind: ServiceKind) -> ProbeKind {
+    match kind {
+        ServiceKind::Tcp => ProbeKind::Tcp,
+        ServiceKind::Http => ProbeKind::Http,
+        ServiceKind::Ndvi => ProbeKind::NdviTile,
+    }
+}
+
+/// Clusters that must reach `service`: those of links towards it, and its own. What `ndvi.*` judges is not judged twice.
+pub fn askers(mesh: &mesh::Mesh, service: &Service) -> Vec<Link> {
+    let towards = |source: &str| Link {
+        source: source.to_owned(),
+        target: service.cluster.clone(),
+    };
+    let linked = |source: &str| mesh.links.contains(&towards(source));
+    let at_home = |source: &str| {
+        let touches = |link: &Link| link.source == source || link.target == source;
+        source == service.cluster && mesh.links.iter().any(touches)
+    };
+    mesh.clusters
+        .iter()
+        .map(|cluster| cluster.name.as_str())
+        .filter(|name| match service.kind {
+            ServiceKind::Ndvi => at_home(name) && !linked(name),
+            ServiceKind::Tcp | ServiceKind::Http => at_home(name) || linked(name),
+        })
+        .map(towards)
+        .collect()
+}
+
+pub(super) fn rows(view: &View<'_>) -> Vec<Draft> {
+    let mut rows = Vec::new();
+    for service in &view.mesh.services {
+        for link in askers(view.mesh, service) {
+            rows.push(row(view, service, &link));
+        }
+    }
+    rows
+}
+
+fn row(view: &View<'_>, service: &Service, link: &Link) -> Draft {
+    let objectives = &view.mesh.objectives;
+    let p0 = match service.kind {
+        ServiceKind::Ndvi => 1.0 - objectives.ndvi_success,
+        ServiceKind::Tcp | ServiceKind::Http => 1.0 - objectives.connect_success,
+    };
+    let kind = probe_kind(service.kind);
+    let counted = count(
+        view.to_service(link, &service.name, kind),
+        |probe| match probe.sample.outcome {
+            Outcome::Ok => Trial::Good,
+            _ if probe.doubtful() => Trial::Doubtful,
+            outcome => Trial::Bad(outcome_word(outcome)),
+        },
+    );
+    let mut draft = counted.draft(view, SERVICE_REACH, link, Plane::Pod, p0);
+    draft.check.service = Some(service.name.clone());
+    draft.check.expected.text = format!(
+        "at most {} of the requests to `{}` fail",
+        percent(p0),
+        service.name
+    );
+    if let Some(test) = &mut draft.test {
+        test.each_node = false;
+        // Any node may serve, so only the clients' side has names of its own; the backend answers for itself.
+        test.targets.clear();
+        let home = Link {
+            source: link.source.clone(),
+            target: link.source.clone(),
+        };
+        test.missing = super::silent(view, &home, Plane::Pod);
+    }
+    draft
+}
