@@ -132,6 +132,10 @@ fn a_finding_of_one_node_is_accepted_for_that_node() {
     world.mesh.rules.accept = vec![waiver("loss.udp", [Some("a"), Some("b"), Some("a1")])];
     let verdict = on(&world, Some("2026-06-01"));
     assert_eq!(verdict.waivers[0].state, WaiverState::Used);
+    // Its figure stays, and nobody is left undecided by it.
+    let row = &verdict.links[0];
+    assert!(row.loss_upper > Some(0.1), "{row:?}");
+    assert_ne!(row.path_result, Outcome::Undecided);
     world.mesh.rules.accept[0].scope.node = Some("a2".to_owned());
     let verdict = on(&world, Some("2026-06-01"));
     assert_eq!(verdict.waivers[0].state, WaiverState::Unused);

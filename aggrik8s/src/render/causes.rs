@@ -57,9 +57,13 @@ fn waiver(out: &mut String, waiver: &WaiverRow, style: Style) {
             }
         ),
     };
-    let mark = style.warning();
-    let text = paragraph(&style.plain(&clean(&text)), 10, style.columns);
-    out.push_str(&format!("{} {text}\n", mark.trim_end()));
+    let mark = style.warning(0);
+    let text = paragraph(
+        &style.plain(&clean(&text)),
+        style.warning_width() + 1,
+        style.columns,
+    );
+    out.push_str(&format!("{mark} {text}\n"));
 }
 
 fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
@@ -68,10 +72,11 @@ fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
             && check.cause.as_ref() == Some(&cause.summary)
             && cause.explains.contains(&check.label())
     });
-    let mark = match (waived(report, cause), proven) {
-        (true, _) => Mark::Waived,
-        (false, true) => Mark::Status(Status::Fail),
-        (false, false) => Mark::Status(Status::Undecided),
+    let mark = match (weight(report, cause), proven) {
+        (Weight::Waived, _) => Mark::Waived,
+        (Weight::Warning, true) => Mark::Warning,
+        (_, true) => Mark::Status(Status::Fail),
+        (_, false) => Mark::Status(Status::Undecided),
     };
     headline(out, mark, &cause.summary, style);
     item(out, "seen", &listed(&cause.explains), style);
@@ -85,25 +90,43 @@ fn one(out: &mut String, report: &Report, cause: &Cause, style: Style) {
     out.push_str(&format!("    id:   {id}\n\n"));
 }
 
-/// Whether all that the cause explains is accepted by mesh.yaml.
-fn waived(report: &Report, cause: &Cause) -> bool {
-    let mut explained = report
-        .checks
-        .iter()
-        .filter(|check| cause.explains.contains(&check.label()))
-        .peekable();
-    explained.peek().is_some() && explained.all(|check| check.waived.is_some())
+/// What the checks that a cause explains weigh in the verdict.
+#[derive(Clone, Copy, PartialEq)]
+enum Weight {
+    /// At least one decides.
+    Gate,
+    /// None decides, and not all are accepted.
+    Warning,
+    /// mesh.yaml accepts all of them.
+    Waived,
+}
+
+fn weight(report: &Report, cause: &Cause) -> Weight {
+    let explained = |check: &&Check| cause.explains.contains(&check.label());
+    let explained: Vec<&Check> = report.checks.iter().filter(explained).collect();
+    if explained.is_empty() || explained.iter().any(|check| check.gates()) {
+        Weight::Gate
+    } else if explained.iter().all(|check| check.waived.is_some()) {
+        Weight::Waived
+    } else {
+        Weight::Warning
+    }
 }
 
 #[derive(Clone, Copy)]
 enum Mark {
     Status(Status),
+    Warning,
     Waived,
 }
 
 fn headline(out: &mut String, mark: Mark, text: &str, style: Style) {
     let (mark, width) = match mark {
         Mark::Status(status) => (style.status(status, 0), style.status_width(status)),
+        Mark::Warning => {
+            let text = style.warning(0);
+            (text, style.warning_width())
+        }
         Mark::Waived => (style.waived(0), "~ waived".len()),
     };
     let text = paragraph(&style.plain(&clean(text)), width + 1, style.columns);

@@ -85,9 +85,17 @@ impl Style {
     }
 
     /// A warning: a check that failed and decides nothing.
-    pub(crate) fn warning(self) -> String {
+    pub(crate) fn warning(self, width: usize) -> String {
         let symbol = if self.ascii { "!!" } else { "!" };
-        self.paint(&format!("{symbol} {:7}", "warn"), AnsiColor::Yellow, false)
+        self.paint(
+            &format!("{symbol} {:width$}", "warn"),
+            AnsiColor::Yellow,
+            false,
+        )
+    }
+
+    pub(crate) fn warning_width(self) -> usize {
+        if self.ascii { 7 } else { 6 }
     }
 
     /// A finding that mesh.yaml accepts.

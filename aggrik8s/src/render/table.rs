@@ -153,7 +153,7 @@ fn mark(rows: &[&Check], style: Style) -> String {
         // Without a row that nobody waived, `worst` stands for none.
         _ if rows.iter().all(|check| check.waived.is_some()) => style.waived(7),
         Status::Pass | Status::Info if accepted => style.waived(7),
-        Status::Fail if rows[0].severity != Severity::Gate => style.warning(),
+        Status::Fail if rows[0].severity != Severity::Gate => style.warning(7),
         worst => style.status(worst, 7),
     }
 }
