@@ -124,7 +124,7 @@ pub fn judge(
     let links: Vec<LinkRow> = mesh
         .links
         .iter()
-        .map(|link| link_row(link, &checks))
+        .map(|link| link_row(mesh, link, &checks))
         .collect();
     let result = checks
         .iter()
@@ -311,7 +311,7 @@ fn marginal(side: Side, node: String, status: Status, trials: Trials, confidence
     }
 }
 
-fn link_row(link: &Link, checks: &[Check]) -> LinkRow {
+fn link_row(mesh: &Mesh, link: &Link, checks: &[Check]) -> LinkRow {
     let of_link = |check: &&Check| {
         check.source_cluster.as_ref() == Some(&link.source)
             && check.target_cluster.as_ref() == Some(&link.target)
@@ -326,6 +326,11 @@ fn link_row(link: &Link, checks: &[Check]) -> LinkRow {
             .map(|check| outcome(check.status))
             .reduce(Outcome::and)
     };
+    let back = Link {
+        source: link.target.clone(),
+        target: link.source.clone(),
+    };
+    let unused = mesh.rules.denies(link) && mesh.rules.denies(&back);
     let quantile = |id: &str, pick: fn(&Check) -> Option<f64>| figure(id).and_then(pick);
     let p50 = |check: &Check| check.observed.p50.as_ref().and_then(|q| q.seconds);
     let p99 = |check: &Check| check.observed.p99.as_ref().and_then(|q| q.seconds);
@@ -333,9 +338,11 @@ fn link_row(link: &Link, checks: &[Check]) -> LinkRow {
         source_cluster: link.source.clone(),
         target_cluster: link.target.clone(),
         result: worst(false).unwrap_or(Outcome::Undecided),
-        // Where both sides are denied no datagram tells of the path, and nobody is meant to use it.
         path_result: worst(true)
-            .or_else(|| worst(false))
+            // A finding that counts nowhere stands in nobody's way.
+            .or_else(|| figure(LOSS_UDP).map(|_| Outcome::Ready))
+            // Where both sides are denied no datagram tells of the path, and nobody is meant to use it.
+            .or_else(|| unused.then(|| worst(false)).flatten())
             .unwrap_or(Outcome::Undecided),
         n: figure(POD_TCP)
             .and_then(|check| check.observed.n)

@@ -178,3 +178,17 @@ fn severities_of_the_file_decide_what_gates() {
     world.faults = vec![Fault::NoWitness("a", "a1")];
     assert_eq!(on(&world, None).result, Outcome::Undecided);
 }
+
+#[test]
+fn a_path_that_was_not_asked_about_is_not_blamed_for_the_service() {
+    let world = world(vec![Fault::NdviDown]);
+    let policy = Policy {
+        only: vec!["ndvi.*".to_owned()],
+        ..Policy::default()
+    };
+    let verdict = judge(&world.mesh, &world.observe(), &policy).expect("a scope");
+    assert_eq!(verdict.result, Outcome::NotReady);
+    for row in &verdict.links {
+        assert_eq!(row.path_result, Outcome::Undecided, "{row:?}");
+    }
+}

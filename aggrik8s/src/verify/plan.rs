@@ -190,7 +190,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
     let denied = mesh.rules.denies(link);
     // Where one side is denied, the datagrams of the other have to tell of both directions alone.
     let alone = if mesh.rules.denies(&back) { 2.0 } else { 1.0 };
-    let datagram = alone * proving(objectives.loss);
+    let datagram = proving(objectives.loss);
     let same = link.source == link.target;
     let pairs = pairs(source.nodes.len(), target.nodes.len(), same);
     // A node takes part in this many pairs at least, and has to prove the objective by itself.
@@ -208,7 +208,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
             Plane::Pod,
             ProbeKind::Udp,
             RESPONDER_ECHO_PORT,
-            datagram / per_node,
+            alone * datagram / per_node,
         ),
         (
             Plane::Pod,
@@ -532,6 +532,31 @@ mod tests {
         assert_eq!(probes(3), probes(12));
         let times = probes(36) as f64 / probes(12) as f64;
         assert!((2.97..=3.0).contains(&times), "{times}");
+    }
+
+    #[test]
+    fn where_one_side_is_denied_the_other_sends_its_datagrams() {
+        let mut mesh = mesh(2);
+        mesh.rules.policies = vec![mesh::PolicyRule {
+            link: mesh.links[0].clone(),
+            access: mesh::Access::Deny,
+        }];
+        let plan = Plan::new(&mesh, &Policy::default(), WINDOW, None);
+        let sum = |source: &str, target: &str, plane, kind| -> u64 {
+            let streams = plan.streams.iter();
+            let of = streams.filter(|s| s.source.cluster == source && s.plane == plane);
+            of.flat_map(|stream| &stream.plan.targets)
+                .filter(|t| t.kind == kind && t.target.cluster == target && t.target.node.is_some())
+                .map(|t| u64::from(t.count))
+                .sum()
+        };
+        use ProbeKind::{Http, Tcp, Udp};
+        assert_eq!(sum("a", "b", Plane::Pod, Tcp), 120);
+        assert_eq!(sum("a", "b", Plane::Pod, Udp), 0);
+        assert_eq!(sum("a", "b", Plane::Pod, Http), 0);
+        assert!(sum("a", "b", Plane::Node, Tcp) >= 473);
+        assert!(sum("b", "a", Plane::Pod, Udp) >= 4 * 473);
+        assert!(sum("b", "a", Plane::Pod, Tcp) < 3 * 473);
     }
 
     #[test]
