@@ -83,6 +83,8 @@ counters! {
         SeriesFull = "series_full",
         /// Sockets for which the kernel gave no storage; they are invisible.
         StorageFailed = "storage_failed",
+        /// Connections whose place in the table was taken, so that their state lies in socket storage: slower, nothing is lost.
+        TableTaken = "table_taken",
         /// Sockets whose callback flags another owner's program overwrote.
         FlagsLost = "flags_lost",
         /// `bpf_sock_ops_cb_flags_set` refused a flag we need.

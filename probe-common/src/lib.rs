@@ -19,7 +19,7 @@ pub use maps::{AttachState, Config, Meta, PortClass, PrefixValue, ServiceKey};
 pub use series::{ClassId, Direction, HistogramKind, Origin, RemoteId, SeriesKey, Slot};
 
 /// Version of everything in this crate. Maps of different layouts are never mixed.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// The records that user space copies out of maps.
 ///

@@ -28,7 +28,9 @@ pub mod names {
     pub const CLASSES: &str = "CLASSES";
     /// Ring buffer of [`crate::Event`].
     pub const EVENTS: &str = "EVENTS";
-    /// Socket storage.
+    /// Array of the states of open connections, by socket cookie; the programs' own.
+    pub const TABLE: &str = "TABLE";
+    /// Socket storage: the states that found their place in `TABLE` taken.
     pub const SOCKETS: &str = "SOCKETS";
     /// Array of one: the budget of traffic events.
     pub const BUDGET: &str = "BUDGET";
@@ -36,6 +38,10 @@ pub mod names {
 
 /// Bytes of a name in `REMOTES` and `CLASSES`, zero-padded; the longest name is one less.
 pub const NAME_BYTES: usize = 64;
+/// Entries of `TABLE`; a power of two.
+pub const SOCKET_TABLE: u32 = 16_384;
+/// Bytes of an entry.
+pub const SOCKET_BYTES: usize = 88;
 /// Most prefixes at one time.
 pub const PREFIX_LIMIT: u32 = 8192;
 /// Most declared service ports at one time, fallbacks included.
@@ -51,7 +57,8 @@ pub struct Meta {
     pub layout: u32,
     pub shards: u32,
     pub series_cap: u32,
-    pub reserved: u32,
+    /// Entries of `TABLE`.
+    pub states: u32,
     /// `CLOCK_MONOTONIC` of the load, ns.
     pub loaded_at_ns: u64,
     /// SHA-256 of the object file.

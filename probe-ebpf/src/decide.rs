@@ -4,20 +4,6 @@ use probe_common::{Counter, Outcome};
 
 use crate::tcp;
 
-/// Where a socket stands. Every step is an atomic exchange, so a connection is counted once even
-/// where a hook without the socket lock (`sock_release`) meets one with it.
-pub mod phase {
-    /// Storage just made.
-    pub const NEW: u64 = 0;
-    /// `connect()` was called, no SYN yet.
-    pub const ATTEMPTED: u64 = 1;
-    /// SYN handed to IP.
-    pub const CONNECTING: u64 = 2;
-    pub const ESTABLISHED: u64 = 3;
-    /// Failed or closed, and counted.
-    pub const DONE: u64 = 4;
-}
-
 /// Why SYN_SENT became CLOSE. `segs_in`: segments received; `released`: the application had closed
 /// the socket; `rto_expired`: the last timeout callback said that the kernel gives up.
 #[inline(always)]

@@ -3,3 +3,4 @@
 
 pub mod decide;
 pub mod tcp;
+pub mod word;

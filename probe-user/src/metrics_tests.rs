@@ -136,6 +136,7 @@ static GLOBAL: &[&Definition] = &[
     &d::EVENTS_LOST,
     &d::EVENTS_SUPPRESSED,
     &d::STORAGE_FAILED,
+    &d::TABLE_TAKEN,
     &d::FLAGS_LOST,
     &d::FLAGS_REFUSED,
     &d::OLD_SEEN,

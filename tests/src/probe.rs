@@ -7,7 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use aya::maps::{Array, Map, MapData};
+use probe_common::maps::{SOCKET_BYTES, names};
 use probe_common::{Counter, Direction, GlobalCounter, HistogramKind, Origin, RemoteId, Slot};
+use probe_ebpf::word::{self, LET_GO_UNITS};
 use probe_user::sys::loader::{self, Options};
 use probe_user::sys::maps::Maps;
 
@@ -130,11 +133,24 @@ impl Probe {
         }
     }
 
+    /// Entries of the table of states that belong to a connection which has not ended.
+    pub fn entries_taken(&self) -> Result<u64> {
+        let data = MapData::from_pin(self.pins.join(names::TABLE))?;
+        let table: Array<_, [u64; SOCKET_BYTES / 8]> = Array::try_from(Map::Array(data))?;
+        let mut taken = 0;
+        for entry in table.iter() {
+            let [word, ..] = entry?;
+            taken += u64::from(!word::is_free(word, LET_GO_UNITS));
+        }
+        Ok(taken)
+    }
+
     /// The global counters that tell of anything lost.
     pub fn losses(&self) -> Result<Vec<(GlobalCounter, u64)>> {
         let quiet = [
             GlobalCounter::EventsProduced,
             GlobalCounter::EventsSuppressed,
+            GlobalCounter::TableTaken,
             GlobalCounter::OldSocketsSeen,
             GlobalCounter::OldSocketsCovered,
         ];

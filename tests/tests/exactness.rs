@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use probe_common::maps::SOCKET_TABLE;
 use probe_common::{Counter, Direction, GlobalCounter, HistogramKind};
 use tests::agent::{Loaded, metric};
 use tests::foreign::Foreign;
@@ -269,6 +270,7 @@ fn counts_equal_the_wire_while_agents_are_killed() -> Result<()> {
         ledger.check("attempted by the client", client.attempted, wire.attempts);
         ledger.close(&context)?;
         ensure!(probe.losses()?.is_empty(), "lost: {:?}", probe.losses()?);
+        ensure!(probe.entries_taken()? == 0, "entries stay taken: {context}");
         ensure!(client.errors.is_empty(), "{context}");
         ensure!(killed > 0, "no agent was killed");
         ensure!(client.by_cpu.values().filter(|n| **n > 0).count() == client.by_cpu.len());
@@ -330,6 +332,7 @@ fn flags_overwritten_by_another_owner_are_counted() -> Result<()> {
                 initiator.samples(HistogramKind::AckLatency),
             );
         }
+        ledger.check("entries still taken", 0, probe.entries_taken()?);
         ledger.close(&format!(
             "{other:?}\n{wire:?}\ninitiator {initiator}\nacceptor {acceptor}"
         ))?;
@@ -353,6 +356,13 @@ fn without_the_egress_rung_lost_flags_still_show() -> Result<()> {
     // reported. A client that closes first sees no such change, and without `egress` no packet.
     let lost = probe.maps.counter(GlobalCounter::FlagsLost)?;
     ledger.check("flags lost", wire.answered, lost);
+    // What nobody told the end of keeps its entry; those that find it taken go to socket storage.
+    let (open, taken) = (initiator.open() + acceptor.open(), probe.entries_taken()?);
+    let elsewhere = probe.maps.counter(GlobalCounter::TableTaken)?;
+    ensure!(
+        taken <= open && open <= taken + elsewhere,
+        "{open} connections are counted as open, {taken} entries are taken, {elsewhere} went elsewhere"
+    );
     ledger.close(&format!(
         "{wire:?}\ninitiator {initiator}\nacceptor {acceptor}"
     ))?;
@@ -383,6 +393,50 @@ fn storm_beside(other: Other, egress: bool) -> Result<(Totals, ClientReport, Pro
     }
     drop(foreign);
     Ok((capture.totals(), client, probe))
+}
+
+/// Connections whose entry is taken, or that have none, are counted like the others.
+#[test]
+fn a_table_that_is_too_small_changes_no_count() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    for states in [SOCKET_TABLE / 2, 1] {
+        let rig = Rig::new("states", REMOTES)?;
+        let mut probe = Probe::load(rig.cgroup.path(), |options| options.states = states)?;
+        probe.declare(REMOTES)?;
+        let referee = Referee::start(&rig.client, "eth0")?;
+        // Every cookie of the table's length comes by.
+        let (client, _) = rig.storm(&storm_plan(&rig, 12_000))?;
+        probe.settle()?;
+        let capture = referee.stop()?;
+        capture.ensure_complete()?;
+        let wire = capture.totals();
+        let (initiator, acceptor) = both(&probe)?;
+        let mut ledger = Ledger::default();
+        check_openings(&mut ledger, &wire, &initiator, &acceptor);
+        check_endings(&mut ledger, &wire, &client, &initiator, &acceptor);
+        check_remotes(&mut ledger, &capture, &probe)?;
+        ledger.check("entries still taken", 0, probe.entries_taken()?);
+        let elsewhere = probe.maps.counter(GlobalCounter::TableTaken)?;
+        ledger.close(&format!(
+            "{states} entries, {elsewhere} ends went elsewhere\n{wire:?}\ninitiator {initiator}\nacceptor {acceptor}"
+        ))?;
+        ensure!(probe.losses()?.is_empty(), "lost: {:?}", probe.losses()?);
+        let ends = wire.attempts + wire.answered;
+        let range = match states {
+            1 => ends - 10..=ends,
+            _ => ends / 4..=ends * 3 / 4,
+        };
+        ensure!(
+            range.contains(&elsewhere),
+            "{elsewhere} of {ends} ends went to socket storage with {states} entries"
+        );
+        report(&format!(
+            "{states} entries: {elsewhere} of {ends} ends in socket storage, every count equals the wire"
+        ));
+    }
+    Ok(())
 }
 
 /// Sums of all series: initiators, acceptors.

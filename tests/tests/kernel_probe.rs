@@ -56,6 +56,7 @@ fn addresses_and_ports_name_remote_and_class() -> Result<()> {
 fn limits_lose_nothing_uncounted() -> Result<()> {
     holds(&[
         "series_beyond_the_cap",
+        "states_beyond_the_table",
         "ring_overflow",
         "reader_dies",
         "event_budget",

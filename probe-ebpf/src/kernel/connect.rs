@@ -3,23 +3,23 @@
 
 use aya_ebpf::{
     bindings::{bpf_sock, bpf_sock_addr},
-    helpers::generated::bpf_sk_storage_get,
+    helpers::generated::bpf_get_socket_cookie,
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use core::{ffi::c_void, ptr};
-use probe_common::{Address, Direction, GlobalCounter, Outcome, address};
-use probe_ebpf::{decide::phase, tcp};
+use core::ffi::c_void;
+use probe_common::{Address, Direction, Outcome, address};
+use probe_ebpf::{tcp, word::phase};
 
 use super::{
     context::{load_address, load32, load64},
     emit::{self, Figures},
-    maps::{SOCKETS, Socket},
-    series::{self, Ends, add, count, shard},
+    maps::Socket,
+    series::{self, Ends, add, shard},
+    sockets,
 };
 
 const ALLOW: i32 = 1;
-const CREATE: u64 = 1;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
@@ -46,22 +46,12 @@ fn attempt(ctx: *mut bpf_sock_addr, wanted: Address) -> i32 {
     if sk.is_null() {
         return ALLOW;
     }
-    // SAFETY: the storage is used only if it was given.
-    let socket = unsafe {
-        bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
-            ptr::null_mut(),
-            CREATE,
-        )
-        .cast::<Socket>()
-        .as_mut()
-    };
-    let Some(socket) = socket else {
-        count(GlobalCounter::StorageFailed);
+    // SAFETY: the program's context.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.cast()) };
+    let Some(socket) = sockets::claim(cookie, sk.cast()) else {
         return ALLOW;
     };
-    if socket.phase == phase::ATTEMPTED {
+    if socket.phase() == phase::ATTEMPTED {
         // The attempt before this one on the same socket came to nothing.
         local_failure(ctx.cast(), socket);
     }
@@ -69,8 +59,7 @@ fn attempt(ctx: *mut bpf_sock_addr, wanted: Address) -> i32 {
     socket.remote_port = u16::from_be(port as u16);
     // Not 0 if the application bound it: how our probes are known.
     socket.local_port = load32!(sk, bpf_sock, src_port) as u16;
-    socket.released = 0;
-    socket.phase = phase::ATTEMPTED;
+    socket.set_phase(phase::ATTEMPTED);
     ALLOW
 }
 
@@ -83,7 +72,6 @@ pub(super) fn local_failure(context: *mut c_void, socket: &mut Socket) {
         local_port: u64::from(socket.local_port),
         remote_port: u64::from(socket.remote_port),
     };
-    socket.phase = phase::DONE;
     socket.syn_retransmits = 0;
     series::assign(socket, &ends, Direction::Initiator);
     if let Some(slot) = shard(socket.slot) {

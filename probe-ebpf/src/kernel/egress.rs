@@ -3,28 +3,26 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_tcp_sock},
-    helpers::generated::{bpf_sk_fullsock, bpf_sk_storage_get, bpf_tcp_sock as tcp_sock},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_tcp_sock as tcp_sock},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
-use core::ptr;
 use probe_common::{Direction, GlobalCounter, address};
 use probe_ebpf::{
-    decide::{self, phase},
-    tcp,
+    decide, tcp,
+    word::{self, phase},
 };
 
 use super::{
-    atomic,
     context::{load_address, load32, load64},
-    maps::{SOCKETS, Socket},
-    release::{lost, remote_end},
+    maps::Socket,
+    release::remote_end,
     series::{self, Ends, add, count, record, record_at, shard},
     sock_ops::bytes,
+    sockets,
 };
 
 const PASS: i32 = 1;
-const CREATE: u64 = 1;
 /// How far the bytes of an open connection may lag behind.
 const LAG: u64 = 64 * 1024;
 
@@ -37,43 +35,30 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     // SAFETY: the helper checks what it is given.
     let sk = unsafe { bpf_sk_fullsock(sk) };
     if !sk.is_null() && load32!(sk, bpf_sock, protocol) == tcp::IPPROTO_TCP {
-        segment(sk);
+        // SAFETY: the program's context; its socket is whole.
+        segment(unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) }, sk);
     }
     PASS
 }
 
 /// `sk`: a full TCP socket, here and below.
 #[inline(always)]
-fn segment(sk: *mut bpf_sock) {
+fn segment(cookie: u64, sk: *mut bpf_sock) {
     let state = load32!(sk, bpf_sock, state);
-    match storage(sk, 0) {
-        Some(socket) if socket.phase == phase::ESTABLISHED => known(sk, socket, state),
-        Some(socket) if socket.phase == phase::NEW && decide::adoptable(state) => adopt(sk, state),
-        None if decide::adoptable(state) => adopt(sk, state),
+    match sockets::find(cookie, sk.cast()) {
+        Some(socket) if socket.phase() == phase::ESTABLISHED => known(cookie, sk, socket, state),
+        Some(socket) if socket.phase() == phase::NEW && decide::adoptable(state) => {
+            adopt(cookie, sk, state);
+        }
+        None if decide::adoptable(state) => adopt(cookie, sk, state),
         _ => {}
     }
 }
 
 #[inline(always)]
-fn storage(sk: *mut bpf_sock, flags: u64) -> Option<&'static mut Socket> {
-    // SAFETY: a socket the verifier knows; storage lives as long as the socket.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
-            ptr::null_mut(),
-            flags,
-        )
-        .cast::<Socket>()
-        .as_mut()
-    }
-}
-
-#[inline(always)]
-fn adopt(sk: *mut bpf_sock, state: u32) {
+fn adopt(cookie: u64, sk: *mut bpf_sock, state: u32) {
     count(GlobalCounter::OldSocketsSeen);
-    let Some(socket) = storage(sk, CREATE) else {
-        count(GlobalCounter::StorageFailed);
+    let Some(socket) = sockets::make_storage(cookie, sk.cast()) else {
         return;
     };
     // SAFETY: the helper checks what it is given.
@@ -95,9 +80,9 @@ fn adopt(sk: *mut bpf_sock, state: u32) {
     if decide::leaving(state) {
         // First seen by its last segment: nothing more may come to tell us of its end.
         add!(slot, Closed, 1);
-        socket.phase = phase::DONE;
+        socket.advance(phase::NEW, phase::DONE);
     } else {
-        socket.phase = phase::ESTABLISHED;
+        socket.advance(phase::NEW, phase::ESTABLISHED);
     }
 }
 
@@ -118,11 +103,11 @@ fn ends(sk: *mut bpf_sock) -> Ends {
 }
 
 #[inline(always)]
-fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
+fn known(cookie: u64, sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     let old = socket.direction == Direction::Unknown as u8;
     // Callbacks report a change before it happens, and we hold the socket lock: a difference is a loss.
     if !old && u32::from(socket.reported) != state {
-        lost(socket);
+        socket.lost();
     }
     // SAFETY: the helper checks what it is given.
     let tcp = unsafe { tcp_sock(sk) };
@@ -136,7 +121,7 @@ fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     } else {
         decide::sent_payload(acked, socket.direction == Direction::Initiator as u8, false)
     };
-    let ending = (old || socket.flags_lost != 0) && decide::leaving(state);
+    let ending = (old || socket.word() & word::LOST != 0) && decide::leaving(state);
     if !ending && sent < socket.sent + LAG && received < socket.received + LAG {
         return;
     }
@@ -150,11 +135,9 @@ fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
         }
         return;
     }
-    // SAFETY: the storage's own field.
-    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::ESTABLISHED, phase::DONE) }
-    {
+    let Some(word) = socket.advance(phase::ESTABLISHED, phase::ENDING) else {
         return;
-    }
+    };
     add!(slot, Closed, 1);
     // In LAST_ACK and CLOSING the peer's FIN is among the bytes.
     let fin = state == tcp::LAST_ACK || state == tcp::CLOSING;
@@ -162,12 +145,16 @@ fn known(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     if old {
         retransmits(slot, socket, tcp);
     }
-    if state == tcp::CLOSE && socket.released != 0 {
+    if state == tcp::CLOSE && word & word::RELEASED != 0 {
         add!(slot, ResetLocal, 1);
     }
     let min_rtt = load32!(tcp, bpf_tcp_sock, rtt_min);
     if min_rtt != 0 && min_rtt != u32::MAX {
         record!(slot, Minimum, u64::from(min_rtt) * 1000);
+    }
+    // It may send more, and must not be taken for an old socket then. Without a mark the entry stays taken.
+    if sockets::entomb(cookie, sk.cast()) {
+        socket.done();
     }
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use probe_common::{
     Address, AttachState, Config, Meta, PortClass, PrefixValue, ServiceKey, Slot,
     counters::GLOBAL_COUNTER_SLOTS,
-    maps::{NAME_BYTES, PREFIX_LIMIT, SERVICE_LIMIT},
+    maps::{NAME_BYTES, PREFIX_LIMIT, SERVICE_LIMIT, SOCKET_BYTES, SOCKET_TABLE},
 };
 
 #[map]
@@ -44,6 +44,10 @@ pub(super) static CLASSES: Array<[u8; NAME_BYTES]> = Array::with_max_entries(256
 pub(super) static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub(super) static BUDGET: Array<Budget> = Array::with_max_entries(1, 0);
+/// State of open connections, found by the socket's cookie; see [`super::sockets`].
+#[map]
+pub(super) static TABLE: Array<Socket> = Array::with_max_entries(SOCKET_TABLE, 0);
+/// State of those that find their place in the table taken.
 #[btf_map]
 pub(super) static SOCKETS: SkStorage<Socket> = SkStorage::new();
 
@@ -54,9 +58,14 @@ pub(super) struct Budget {
     pub(super) used: u64,
 }
 
+const _: () = assert!(size_of::<Socket>() == SOCKET_BYTES && SOCKET_TABLE.is_power_of_two());
+
 /// What we remember of a connection.
 #[repr(C)]
 pub(super) struct Socket {
+    /// Whose state this is and where the connection stands: [`probe_ebpf::word`]. Changed by exchange only
+    /// where `sock_release` may meet another hook.
+    pub(super) word: u64,
     /// First SYN, ns; 0: not seen.
     pub(super) start_ns: u64,
     /// Payload already added to the series.
@@ -65,10 +74,6 @@ pub(super) struct Socket {
     /// The peer's address while ATTEMPTED, our own while CONNECTING: what the hook that gives up
     /// cannot ask for.
     pub(super) address: Address,
-    /// A [`probe_ebpf::decide::phase`].
-    pub(super) phase: u64,
-    /// Lost flags are already counted. A word, because two hooks may find them lost at the same time.
-    pub(super) flags_lost: u64,
     /// Slot of the series.
     pub(super) slot: u32,
     /// Smoothed RTT at the last callback, µs × 8, on kernels that do not pass the raw sample.
@@ -89,9 +94,9 @@ pub(super) struct Socket {
     /// Last TCP state that a callback reported.
     pub(super) reported: u8,
     pub(super) rto_expired: u8,
-    /// The application closed it. Written by `sock_release` alone, without the socket lock.
-    pub(super) released: u8,
     /// A sample lies between `srtt` and the next smoothed value.
     pub(super) sample_pending: u8,
-    pub(super) reserved: u8,
+    pub(super) reserved: [u8; 2],
+    /// When `sock_release` ended the account, units of 2³⁰ ns.
+    pub(super) let_go: u32,
 }

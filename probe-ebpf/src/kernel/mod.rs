@@ -17,6 +17,7 @@ mod maps;
 mod release;
 mod series;
 mod sock_ops;
+mod sockets;
 mod table;
 
 /// Read by the loader. A GPL-compatible licence is what the kernel asks of most programs.

@@ -2,22 +2,22 @@
 //! the kernel closes it; tells local resets and aborted connects from the peer's, and finds lost flags.
 
 use aya_ebpf::{
-    bindings::bpf_sock, helpers::generated::bpf_sk_storage_get, macros::cgroup_sock,
+    bindings::bpf_sock, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock,
     programs::SockContext,
 };
-use core::ptr;
-use probe_common::{Address, GlobalCounter, Outcome, address};
+use probe_common::{Address, Direction, GlobalCounter, Outcome, address};
 use probe_ebpf::{
-    decide::{self, phase},
     tcp,
+    word::{self, phase},
 };
 
 use super::{
     atomic, connect,
     context::{load_address, load16, load32},
     emit::{self, Figures},
-    maps::{SOCKETS, Socket},
+    maps::Socket,
     series::{Ends, add, add_failure, count, shard},
+    sockets,
 };
 
 #[cgroup_sock(sock_release)]
@@ -28,38 +28,63 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 
 #[inline(always)]
 fn release(sk: *mut bpf_sock) {
-    // SAFETY: the context is the socket; the storage is used only if there is one.
-    let socket = unsafe {
-        bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
-            sk.cast(),
-            ptr::null_mut(),
-            0,
-        )
-        .cast::<Socket>()
-        .as_mut()
+    // SAFETY: the context is the socket.
+    let cookie = unsafe { bpf_get_socket_cookie(sk.cast()) };
+    let Some(socket) = sockets::find(cookie, sk.cast()) else {
+        return;
     };
-    let Some(socket) = socket else { return };
-    // Read before `reported`: see `decide::change_missed`.
-    let state = load32!(sk, bpf_sock, state);
-    socket.released = 1;
-    match socket.phase {
-        phase::ATTEMPTED => connect::local_failure(sk.cast(), socket),
-        phase::CONNECTING => unanswered(sk, socket, state),
-        phase::ESTABLISHED => established(socket, state),
-        _ => {}
+    let callbacks = socket.direction != Direction::Unknown as u8;
+    // A connection takes three steps at most, and each can come in between once.
+    let mut tries = 0;
+    while tries < 4 {
+        // Read before `reported`: see `decide::change_missed`.
+        let state = load32!(sk, bpf_sock, state);
+        let before = socket.word();
+        if !word::is_of(before, cookie) {
+            return;
+        }
+        // SAFETY: its own field; another hook may be writing it.
+        let reported = unsafe { (&raw const socket.reported).read_volatile() };
+        let after = word::released(before, state, u32::from(reported), callbacks);
+        if after == before {
+            return;
+        }
+        if word::phase_of(after) == phase::LET_GO {
+            // Harmless should the entry have become another's: nothing but the age of this mark is told by it.
+            socket.let_go = sockets::clock();
+        }
+        // SAFETY: its own field.
+        if unsafe { atomic::compare_exchange(&raw mut socket.word, before, after) } {
+            if after & !before & word::LOST != 0 {
+                count(GlobalCounter::FlagsLost);
+            }
+            if word::phase_of(after) == phase::LET_GO {
+                let_go(sk, socket, word::phase_of(before), after);
+            }
+            return;
+        }
+        tries += 1;
     }
 }
 
 /// Counted here and not in the state callback that follows: that one comes only if the flags are still ours.
 #[inline(always)]
-fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
-    // SAFETY: the storage's own field.
-    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::CONNECTING, phase::DONE) } {
-        return;
+fn let_go(sk: *mut bpf_sock, socket: &mut Socket, before: u64, word: u64) {
+    match before {
+        phase::ATTEMPTED => connect::local_failure(sk.cast(), socket),
+        phase::CONNECTING => unanswered(sk, socket, word & word::LOST != 0),
+        // How it ended is unknown, that it ended is not.
+        _ => {
+            if let Some(slot) = shard(socket.slot) {
+                add!(slot, Closed, 1);
+            }
+        }
     }
-    let outcome = if state == tcp::CLOSE {
-        lost(socket);
+}
+
+#[inline(always)]
+fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, lost: bool) {
+    let outcome = if lost {
         Outcome::Unknown
     } else {
         Outcome::AbortedByApplication
@@ -88,36 +113,6 @@ fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
             min_rtt_us: 0,
         },
     );
-}
-
-#[inline(always)]
-fn established(socket: &mut Socket, state: u32) {
-    // SAFETY: the storage's own field; another hook may be writing it.
-    let reported = unsafe { (&raw const socket.reported).read_volatile() };
-    if socket.direction != probe_common::Direction::Unknown as u8
-        && decide::change_missed(state, u32::from(reported))
-    {
-        lost(socket);
-    }
-    if state != tcp::CLOSE {
-        return;
-    }
-    // Ended before, and no callback told us: how is unknown, that it ended is not.
-    // SAFETY: the storage's own field.
-    if unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::ESTABLISHED, phase::DONE) }
-        && let Some(slot) = shard(socket.slot)
-    {
-        add!(slot, Closed, 1);
-    }
-}
-
-/// Counts lost flags once per socket.
-#[inline(always)]
-pub(super) fn lost(socket: &mut Socket) {
-    // SAFETY: the storage's own field.
-    if unsafe { atomic::compare_exchange(&raw mut socket.flags_lost, 0, 1) } {
-        count(GlobalCounter::FlagsLost);
-    }
 }
 
 /// The peer of a `bpf_sock`.

@@ -2,27 +2,25 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_ops,
-    helpers::generated::{bpf_sk_storage_get, bpf_sock_ops_cb_flags_set},
+    helpers::generated::{bpf_get_socket_cookie, bpf_sock_ops_cb_flags_set},
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use core::{ffi::c_void, ptr};
+use core::ffi::c_void;
 use probe_common::{Counter, Direction, GlobalCounter, Origin, Outcome, Slot, address};
 use probe_ebpf::{
-    decide::{self, phase},
+    decide,
     tcp::{self, op},
+    word::{self, phase},
 };
 
 use super::{
-    atomic,
     context::{load_address, load32, load64},
     emit::{self, Figures},
-    maps::{SOCKETS, Socket},
-    release::lost,
+    maps::Socket,
     series::{self, Ends, add, add_failure, config, count, origin_of, record, record_at, shard},
+    sockets,
 };
-
-const CREATE: u64 = 1;
 
 /// A field of 4 bytes of the program's context.
 macro_rules! field {
@@ -48,23 +46,27 @@ pub fn sock_ops(ctx: SockOpsContext) -> u32 {
     1
 }
 
+/// The socket and its cookie, if it is a whole socket.
 #[inline(always)]
-fn storage(ops: *mut bpf_sock_ops, flags: u64) -> Option<&'static mut Socket> {
+fn socket(ops: *mut bpf_sock_ops) -> Option<(u64, *mut c_void)> {
     let sk = load64!(ops, bpf_sock_ops, __bindgen_anon_2.sk) as *mut c_void;
     if sk.is_null() {
         return None;
     }
-    // SAFETY: a socket the verifier knows; storage lives as long as the socket.
-    unsafe {
-        bpf_sk_storage_get(
-            (&raw const SOCKETS).cast_mut().cast(),
-            sk,
-            ptr::null_mut(),
-            flags,
-        )
-        .cast::<Socket>()
-        .as_mut()
-    }
+    // SAFETY: the program's context.
+    Some((unsafe { bpf_get_socket_cookie(ops.cast()) }, sk))
+}
+
+#[inline(always)]
+fn find(ops: *mut bpf_sock_ops) -> Option<&'static mut Socket> {
+    let (cookie, sk) = socket(ops)?;
+    sockets::find(cookie, sk)
+}
+
+#[inline(always)]
+fn claim(ops: *mut bpf_sock_ops) -> Option<&'static mut Socket> {
+    let (cookie, sk) = socket(ops)?;
+    sockets::claim(cookie, sk)
 }
 
 #[inline(always)]
@@ -103,10 +105,7 @@ fn ask_for_callbacks(ops: *mut bpf_sock_ops) {
 /// The SYN is about to leave.
 #[inline(never)]
 fn connecting(ops: *mut bpf_sock_ops) {
-    let Some(socket) = storage(ops, CREATE) else {
-        count(GlobalCounter::StorageFailed);
-        return;
-    };
+    let Some(socket) = claim(ops) else { return };
     begin(socket);
     socket.start_ns = emit::now();
     socket.reported = tcp::SYN_SENT as u8;
@@ -114,7 +113,7 @@ fn connecting(ops: *mut bpf_sock_ops) {
     series::assign(socket, &ends, Direction::Initiator);
     socket.address = ends.local;
     socket.local_port = ends.local_port as u16;
-    socket.phase = phase::CONNECTING;
+    socket.set_phase(phase::CONNECTING);
     ask_for_callbacks(ops);
     if let Some(slot) = shard(socket.slot) {
         add!(slot, Attempts, 1);
@@ -130,7 +129,6 @@ fn begin(socket: &mut Socket) {
         (&raw mut socket.start_ns).write_volatile(0);
         (&raw mut socket.sent).write_volatile(0);
         (&raw mut socket.received).write_volatile(0);
-        (&raw mut socket.flags_lost).write_volatile(0);
     }
     socket.srtt = 0;
     socket.at_fin_wait2 = decide::NOT_RELEASED;
@@ -142,25 +140,24 @@ fn begin(socket: &mut Socket) {
 /// The initiator's handshake is complete.
 #[inline(never)]
 fn connected(ops: *mut bpf_sock_ops) {
-    let Some(socket) = storage(ops, CREATE) else {
-        count(GlobalCounter::StorageFailed);
-        return;
-    };
-    if socket.phase == phase::NEW {
+    let Some(socket) = claim(ops) else { return };
+    if socket.phase() == phase::NEW {
         // It was connecting when we were attached.
         begin(socket);
         series::assign(socket, &ends(ops), Direction::Initiator);
-        socket.phase = phase::ESTABLISHED;
+        socket.set_phase(phase::ESTABLISHED);
         ask_for_callbacks(ops);
     } else {
-        // SAFETY: the storage's own field. Not connecting: `sock_release` has already counted it.
-        if !unsafe {
-            atomic::compare_exchange(&raw mut socket.phase, phase::CONNECTING, phase::ESTABLISHED)
-        } {
+        if socket
+            .advance(phase::CONNECTING, phase::ESTABLISHED)
+            .is_none()
+        {
+            // `sock_release` has already counted it.
+            entomb(ops);
             return;
         }
         if field!(ops, bpf_sock_ops_cb_flags) & tcp::CALLBACKS != tcp::CALLBACKS {
-            lost(socket);
+            socket.lost();
             ask_for_callbacks(ops);
         }
     }
@@ -172,16 +169,22 @@ fn connected(ops: *mut bpf_sock_ops) {
     established(ops, socket, connect_ns);
 }
 
+/// The application let go of it while it connected, and it connects all the same. Its place in the table may be
+/// given away before the kernel is through with it; this stays.
+#[inline(always)]
+fn entomb(ops: *mut bpf_sock_ops) {
+    if let Some((cookie, sk)) = socket(ops) {
+        sockets::entomb(cookie, sk);
+    }
+}
+
 /// The acceptor's handshake is complete.
 #[inline(never)]
 fn accepted(ops: *mut bpf_sock_ops) {
-    let Some(socket) = storage(ops, CREATE) else {
-        count(GlobalCounter::StorageFailed);
-        return;
-    };
+    let Some(socket) = claim(ops) else { return };
     begin(socket);
     series::assign(socket, &ends(ops), Direction::Acceptor);
-    socket.phase = phase::ESTABLISHED;
+    socket.set_phase(phase::ESTABLISHED);
     socket.reported = tcp::SYN_RECV as u8;
     socket.syn_retransmits = field!(ops, total_retrans) as u16;
     ask_for_callbacks(ops);
@@ -246,16 +249,16 @@ const fn minimum(rtt_min: u32) -> u32 {
 
 #[inline(never)]
 fn state_changed(ops: *mut bpf_sock_ops) {
-    let Some(socket) = storage(ops, 0) else {
+    let Some(socket) = find(ops) else {
         return;
     };
     let old = field!(ops, __bindgen_anon_1.args, 0);
     let new = field!(ops, __bindgen_anon_1.args, 1);
     socket.reported = new as u8;
     match new {
-        tcp::CLOSE if socket.phase == phase::CONNECTING => failed(ops, socket),
-        tcp::CLOSE if socket.phase == phase::ESTABLISHED => closed(ops, socket, old),
-        tcp::FIN_WAIT2 if socket.released != 0 => {
+        tcp::CLOSE if socket.phase() == phase::CONNECTING => failed(ops, socket),
+        tcp::CLOSE if socket.phase() == phase::ESTABLISHED => closed(ops, socket, old),
+        tcp::FIN_WAIT2 if socket.word() & word::RELEASED != 0 => {
             socket.at_fin_wait2 = load64!(ops, bpf_sock_ops, bytes_received) as u32;
         }
         _ => {}
@@ -264,13 +267,12 @@ fn state_changed(ops: *mut bpf_sock_ops) {
 
 #[inline(always)]
 fn failed(ops: *mut bpf_sock_ops, socket: &mut Socket) {
-    // SAFETY: the storage's own field.
-    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::CONNECTING, phase::DONE) } {
+    let Some(word) = socket.advance(phase::CONNECTING, phase::ENDING) else {
         return;
-    }
+    };
     let outcome = decide::failure(
         field!(ops, segs_in),
-        socket.released != 0,
+        word & word::RELEASED != 0,
         socket.rto_expired != 0,
     );
     if let Some(slot) = shard(socket.slot) {
@@ -289,21 +291,30 @@ fn failed(ops: *mut bpf_sock_ops, socket: &mut Socket) {
             min_rtt_us: 0,
         },
     );
+    socket.done();
 }
 
 #[inline(always)]
 fn closed(ops: *mut bpf_sock_ops, socket: &mut Socket, old_state: u32) {
-    // SAFETY: the storage's own field.
-    if !unsafe { atomic::compare_exchange(&raw mut socket.phase, phase::ESTABLISHED, phase::DONE) }
-    {
-        return;
-    }
-    let Some(slot) = shard(socket.slot) else {
+    let Some(word) = socket.advance(phase::ESTABLISHED, phase::ENDING) else {
         return;
     };
+    if let Some(slot) = shard(socket.slot) {
+        add_end(ops, socket, slot, old_state, word & word::RELEASED != 0);
+    }
+    socket.done();
+}
+
+#[inline(always)]
+fn add_end(
+    ops: *mut bpf_sock_ops,
+    socket: &mut Socket,
+    slot: *mut Slot,
+    old_state: u32,
+    released: bool,
+) {
     add!(slot, Closed, 1);
     let initiator = socket.direction == Direction::Initiator as u8;
-    let released = socket.released != 0;
     if let Some(end) = decide::abnormal_end(old_state, released, socket.rto_expired != 0)
         && !decide::own_reset(end, initiator, socket.origin != Origin::Traffic as u8)
     {
@@ -351,7 +362,7 @@ fn round_trip(ops: *mut bpf_sock_ops) {
         // The handshake's own sample is a series of its own.
         return;
     }
-    let Some(socket) = storage(ops, 0) else {
+    let Some(socket) = find(ops) else {
         return;
     };
     let Some(slot) = shard(socket.slot) else {
@@ -381,7 +392,7 @@ fn recovered(slot: *mut Slot, old: u32, new: u32) {
 
 #[inline(always)]
 fn retransmitted(ops: *mut bpf_sock_ops) {
-    let Some(socket) = storage(ops, 0) else {
+    let Some(socket) = find(ops) else {
         return;
     };
     // args: sequence, segments, error of the transmission.
@@ -392,7 +403,7 @@ fn retransmitted(ops: *mut bpf_sock_ops) {
     let Some(slot) = shard(socket.slot) else {
         return;
     };
-    if socket.phase == phase::CONNECTING {
+    if socket.phase() == phase::CONNECTING {
         socket.syn_retransmits = socket.syn_retransmits.saturating_add(segments as u16);
         add!(slot, SynRetransmits, segments);
     } else {
@@ -402,7 +413,7 @@ fn retransmitted(ops: *mut bpf_sock_ops) {
 
 #[inline(always)]
 fn timer_expired(ops: *mut bpf_sock_ops) {
-    let Some(socket) = storage(ops, 0) else {
+    let Some(socket) = find(ops) else {
         return;
     };
     // args: retransmits so far, RTO, 1 when the kernel gives up.

@@ -121,6 +121,8 @@ families! {
         "New series that found no free slot and were counted as `~other`.";
     STORAGE_FAILED: Counter "aggrik8s_socket_storage_failed" ["source_cluster"]
         "Sockets for which the kernel gave no storage; they are invisible.";
+    TABLE_TAKEN: Counter "aggrik8s_socket_table_taken" ["source_cluster"]
+        "Connections whose place in the table of states was another's: their state lies in socket storage. They cost more; nothing is lost.";
     FLAGS_LOST: Counter "aggrik8s_callback_flags_lost" ["source_cluster"]
         "Sockets whose callback flags another owner's program overwrote.";
     FLAGS_REFUSED: Counter "aggrik8s_callback_flags_refused" ["source_cluster"]

@@ -209,6 +209,7 @@ fn kernel_counters(page: &mut Page, inputs: &Inputs<'_>) {
             GlobalCounter::EventsSuppressed => &d::EVENTS_SUPPRESSED,
             GlobalCounter::SeriesFull => &d::SERIES_FULL,
             GlobalCounter::StorageFailed => &d::STORAGE_FAILED,
+            GlobalCounter::TableTaken => &d::TABLE_TAKEN,
             GlobalCounter::FlagsLost => &d::FLAGS_LOST,
             GlobalCounter::FlagsRefused => &d::FLAGS_REFUSED,
             GlobalCounter::OldSocketsSeen => &d::OLD_SEEN,

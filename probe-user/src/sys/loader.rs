@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use probe_common::maps::SOCKET_TABLE;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -36,6 +37,9 @@ pub struct Options {
     pub series_cap: u32,
     /// Shards per series; `None`: by the number of CPUs. A power of two.
     pub shards: Option<u32>,
+    /// Most connections whose state lies in the table; that of others lies in socket storage, which costs more.
+    /// At most [`SOCKET_TABLE`].
+    pub states: u32,
     /// Bytes of the ring buffer: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// Source ports of our own probes.
@@ -60,6 +64,7 @@ impl Options {
             gid: None,
             series_cap: DEFAULT_SERIES_CAP,
             shards: None,
+            states: SOCKET_TABLE,
             ring_bytes: DEFAULT_RING_BYTES,
             probe_ports: mesh::PROBE_SOURCE_PORTS,
             burst_port_first: *mesh::BURST_SOURCE_PORTS.start(),
@@ -212,6 +217,7 @@ pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
         for (what, asked, kept) in [
             ("series cap", memory.series_cap, meta.series_cap),
             ("shards", memory.shards, meta.shards),
+            ("states", memory.states, meta.states),
         ] {
             if asked != kept {
                 notes.push(format!(
@@ -229,6 +235,7 @@ pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
         memory: Memory {
             series_cap: meta.series_cap,
             shards: meta.shards,
+            states: meta.states,
             ..memory
         },
         notes,
@@ -264,12 +271,16 @@ fn check_options(options: &Options) -> Result<Memory, LoadError> {
     if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
         return invalid("the ring's size must be a power of two, at least 4096");
     }
+    if !(1..=SOCKET_TABLE).contains(&options.states) {
+        return invalid("the states must be 1 to 16384");
+    }
     if options.probe_ports.is_empty() {
         return invalid("the range of probe ports is empty");
     }
     Ok(Memory {
         series_cap: options.series_cap,
         shards,
+        states: options.states,
         ring_bytes: options.ring_bytes,
     })
 }

@@ -3,7 +3,8 @@
 use probe_common::{Slot, maps, series::OVERFLOW_SLOTS};
 
 /// One socket's storage, its bookkeeping included: two of the kernel's 192-byte objects (391 B measured on 6.18).
-/// Charged to the memory cgroup of the loader, at one per connection end on this machine.
+/// Charged to the memory cgroup of the loader, at one per connection end on this machine that finds its place in
+/// the table of states taken, and per socket older than the probe.
 pub const SOCKET_STORAGE_BYTES: u64 = 384;
 /// Most shards; beyond four CPUs atomics on shared cache lines cost less than the memory.
 pub const MAX_SHARDS: u32 = 4;
@@ -17,6 +18,8 @@ pub const DEFAULT_RING_BYTES: u32 = 256 * 1024;
 pub struct Memory {
     pub series_cap: u32,
     pub shards: u32,
+    /// Connection ends whose state has room in the table.
+    pub states: u32,
     pub ring_bytes: u32,
 }
 
@@ -29,7 +32,12 @@ impl Memory {
         self.slots() * size_of::<Slot>() as u64
     }
 
-    /// Everything beside slots and ring, at its fullest: series hash, prefixes, services, names, queue.
+    /// The table of the states of open connections.
+    pub fn state_bytes(&self) -> u64 {
+        u64::from(self.states) * maps::SOCKET_BYTES as u64
+    }
+
+    /// Everything beside slots, states and ring, at its fullest: series hash, prefixes, services, names, queue.
     pub fn table_bytes(&self) -> u64 {
         let series = u64::from(self.series_cap) * 64;
         let prefixes = u64::from(maps::PREFIX_LIMIT) * 64;
@@ -39,19 +47,22 @@ impl Memory {
     }
 
     pub fn total_bytes(&self) -> u64 {
-        self.slot_bytes() + self.table_bytes() + u64::from(self.ring_bytes)
+        self.slot_bytes() + self.state_bytes() + self.table_bytes() + u64::from(self.ring_bytes)
     }
 
     /// The formula with its figures, for people.
     pub fn formula(&self) -> String {
         format!(
             "({cap} series + {OVERFLOW_SLOTS} overflow) × {shards} shards × {slot} B = {slots} B; \
-             + tables at their fullest {tables} B + ring {ring} B = {total} B; \
-             sockets apart: ≈ {SOCKET_STORAGE_BYTES} B per open connection end",
+             + states {entries} × {entry} B = {states} B + tables at their fullest {tables} B + ring {ring} B = {total} B; \
+             apart: ≈ {SOCKET_STORAGE_BYTES} B per open connection end beyond the states",
             cap = self.series_cap,
             shards = self.shards,
             slot = size_of::<Slot>(),
             slots = self.slot_bytes(),
+            entries = self.states,
+            entry = maps::SOCKET_BYTES,
+            states = self.state_bytes(),
             tables = self.table_bytes(),
             ring = self.ring_bytes,
             total = self.total_bytes(),
@@ -75,6 +86,7 @@ mod tests {
         let memory = Memory {
             series_cap: DEFAULT_SERIES_CAP,
             shards: shards_for(16),
+            states: maps::SOCKET_TABLE,
             ring_bytes: DEFAULT_RING_BYTES,
         };
         assert!(memory.total_bytes() <= 12_000_000, "{}", memory.formula());

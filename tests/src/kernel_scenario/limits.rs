@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Result, ensure};
+use probe_common::maps::SOCKET_TABLE;
 use probe_common::{Counter, Direction, GlobalCounter, Origin, RemoteId};
+use socket2::{Domain, Socket, Type};
 
 use super::{Place, Stage, eventually, wire};
 use crate::foreign::Foreign;
@@ -63,6 +65,71 @@ pub(super) fn series_cap(place: &Place) -> Result<()> {
     ensure!(series.len() == 3, "{} series instead of 3", series.len());
     let full = stage.global(GlobalCounter::SeriesFull)?;
     ensure!(full == 10, "{full} counted as not fitting, instead of 10");
+    Ok(())
+}
+
+/// Connections, failures and resets are the same whether their states have entries of the table or not, and no
+/// entry stays behind.
+pub(super) fn table(place: &Place) -> Result<()> {
+    for states in [SOCKET_TABLE, 1] {
+        let stage = Stage::with(place, "states", |options| options.states = states)?;
+        let listener = wire::listen_dual()?;
+        let to = SocketAddr::from(([127, 0, 0, 1], listener.local_addr()?.port()));
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        for _ in 0..4 {
+            let (mut client, mut server) = wire::pair(&listener, to)?;
+            wire::transfer(&mut client, &mut server, 1000)?;
+            drop(client);
+            wire::at_end(&server)?;
+            let (client, server) = wire::pair(&listener, to)?;
+            wire::reset(client)?;
+            wire::wait_for_error(&server)?;
+            // Neither a failure nor a second connection of the same socket leaves anything.
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            ensure!(socket.connect(&nobody.into()).is_err(), "port 1 answered");
+            socket.connect(&to.into())?;
+            let (accepted, _) = listener.accept()?;
+            drop((socket, accepted));
+        }
+        stage.expect(
+            Direction::Initiator,
+            Origin::Traffic,
+            &[
+                (Counter::Attempts, 16),
+                (Counter::Established, 12),
+                (Counter::FailedRefused, 4),
+                (Counter::Closed, 12),
+                (Counter::ResetLocal, 4),
+                (Counter::BytesSent, 4000),
+            ],
+        )?;
+        stage.expect(
+            Direction::Acceptor,
+            Origin::Traffic,
+            &[
+                (Counter::Established, 12),
+                (Counter::Closed, 12),
+                (Counter::ResetPeer, 4),
+                (Counter::BytesReceived, 4000),
+            ],
+        )?;
+        stage.nothing_lost()?;
+        let elsewhere = stage.global(GlobalCounter::TableTaken)?;
+        // 12 sockets that connect and 12 that are accepted; one cookie in 16384 finds the only entry.
+        ensure!(
+            if states == 1 {
+                elsewhere >= 23
+            } else {
+                elsewhere == 0
+            },
+            "{elsewhere} states beyond a table of {states}"
+        );
+        eventually(|| {
+            let taken = stage.probe.entries_taken()?;
+            ensure!(taken == 0, "{taken} entries of {states} stay taken");
+            Ok(())
+        })?;
+    }
     Ok(())
 }
 
@@ -207,6 +274,8 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
         ensure!(lost == 18, "{lost} lost flags instead of 18");
         Ok(())
     })?;
+    let taken = stage.probe.entries_taken()?;
+    ensure!(taken == 0, "{taken} entries of the table stay taken");
     drop(foreign);
     // Alone again, nothing more is lost.
     drop(wire::pair(&listener, to)?);

@@ -61,6 +61,10 @@ pub const CHECKS: &[Check] = &[
         run: limits::series_cap,
     },
     Check {
+        name: "states_beyond_the_table",
+        run: limits::table,
+    },
+    Check {
         name: "ring_overflow",
         run: limits::ring_overflow,
     },

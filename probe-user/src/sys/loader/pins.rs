@@ -14,7 +14,7 @@ use super::{LoadError, foreign};
 use crate::sys::{maps::Maps, raw};
 
 /// Every map that the agent may use, `META` left out.
-pub(super) const MAPS: [&str; 13] = [
+pub(super) const MAPS: [&str; 14] = [
     names::CONFIG,
     names::ATTACH,
     names::COUNTERS,
@@ -27,6 +27,7 @@ pub(super) const MAPS: [&str; 13] = [
     names::CLASSES,
     names::EVENTS,
     names::BUDGET,
+    names::TABLE,
     names::SOCKETS,
 ];
 

@@ -60,6 +60,7 @@ pub(super) fn replace(options: &Options, maps: &Maps, object: [u8; 32]) -> Resul
     let memory = Memory {
         series_cap: maps.meta().series_cap,
         shards: maps.meta().shards,
+        states: maps.meta().states,
         ring_bytes: options.ring_bytes,
     };
     let mut ebpf = parse(options, &memory)?;
@@ -84,6 +85,7 @@ fn parse(options: &Options, memory: &Memory) -> Result<Ebpf, LoadError> {
             names::SLOTS,
             (memory.series_cap + OVERFLOW_SLOTS) * memory.shards,
         )
+        .map_max_entries(names::TABLE, memory.states)
         .map_max_entries(names::EVENTS, memory.ring_bytes);
     for map in pins::MAPS {
         loader.map_pin_path(map, options.pin_dir.join(map));
@@ -153,7 +155,7 @@ fn finish(
             layout: LAYOUT,
             shards: memory.shards,
             series_cap: memory.series_cap,
-            reserved: 0,
+            states: memory.states,
             loaded_at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
             object,
         }],

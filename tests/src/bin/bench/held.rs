@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::MapInfo;
+use probe_common::maps::SOCKET_TABLE;
 use probe_common::{Counter, Direction, HistogramKind};
 use probe_user::sys::memory::{
     DEFAULT_RING_BYTES, DEFAULT_SERIES_CAP, Memory, SOCKET_STORAGE_BYTES, shards_for,
@@ -151,6 +152,7 @@ fn maps(probe: &Probe, report: &mut Report) -> Result<()> {
     let here = Memory {
         series_cap: meta.series_cap,
         shards: meta.shards,
+        states: meta.states,
         ring_bytes: DEFAULT_RING_BYTES,
     };
     report.note(
@@ -166,6 +168,7 @@ fn maps(probe: &Probe, report: &mut Report) -> Result<()> {
     let sixteen = Memory {
         series_cap: DEFAULT_SERIES_CAP,
         shards: shards_for(16),
+        states: SOCKET_TABLE,
         ring_bytes: DEFAULT_RING_BYTES,
     };
     report.judge(
