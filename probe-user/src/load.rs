@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use mesh::observation::NodeRef;
+use probe_common::maps::SOCKET_TABLE;
 
 use crate::{
     kernel::{self, declare::Declared},
@@ -44,6 +45,9 @@ pub struct LoadArgs {
     /// Most series; what comes after is counted as `~other`.
     #[arg(long, env = "AGGRIK8S_SERIES_CAP", value_name = "N", default_value_t = DEFAULT_SERIES_CAP)]
     pub series_cap: u32,
+    /// Connections whose state has room in the table; that of others lies in socket storage, which costs more.
+    #[arg(long, env = "AGGRIK8S_STATES", value_name = "N", default_value_t = SOCKET_TABLE)]
+    pub states: u32,
     /// Only try: attach in a scratch cgroup, make one connection, require that it is counted, remove everything.
     #[arg(long)]
     pub check: bool,
@@ -114,6 +118,7 @@ fn load(args: &LoadArgs) -> Result<(LoadReport, bool), CommandError> {
     let options = Options {
         gid: args.gid,
         series_cap: args.series_cap,
+        states: args.states,
         ..Options::new(&args.cgroup, &args.pin_dir)
     };
     if args.check {

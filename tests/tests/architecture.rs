@@ -28,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ndvi",
             "probe-api",
             "probe-common",
+            "probe-ebpf",
             "probe-user",
             "verify",
         ],

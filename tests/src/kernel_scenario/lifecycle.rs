@@ -84,6 +84,7 @@ pub(super) fn load_again(place: &Place) -> Result<()> {
     let other = Options {
         object: [OBJECT, &[0; 8]].concat().into(),
         series_cap: 7,
+        states: 7,
         ..options.clone()
     };
     let replaced = loader::load(&other)?;
@@ -91,7 +92,11 @@ pub(super) fn load_again(place: &Place) -> Result<()> {
         replaced.action == Action::Replaced && replaced.object != kept.object,
         "{replaced:?}"
     );
-    ensure!(!replaced.notes.is_empty(), "the cap cannot have changed");
+    ensure!(
+        replaced.notes.len() == 2,
+        "neither limit can have changed: {:?}",
+        replaced.notes
+    );
     ensure!(
         loader::load(&other)?.action == Action::Kept,
         "not kept the second time"

@@ -1,7 +1,7 @@
 //! What happens at the limits: too many series, a full ring, a dead reader, a foreign program.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener};
 
 use anyhow::{Result, ensure};
 use probe_common::maps::SOCKET_TABLE;
@@ -236,10 +236,10 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
     let foreign = Foreign::clears_flags(stage.inside.cgroup.path())?;
     let listener = wire::listen4()?;
     let to = listener.local_addr()?;
-    for round in 0..9 {
+    for round in 0..12 {
         let (mut client, mut server) = wire::pair(&listener, to)?;
         wire::transfer(&mut client, &mut server, 500)?;
-        match round % 3 {
+        match round % 4 {
             0 => {
                 drop(client);
                 wire::at_end(&server)?;
@@ -249,6 +249,14 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
                 drop(server);
                 wire::at_end(&client)?;
                 drop(client);
+            }
+            2 => {
+                // Its account is closed with its FIN; what it acknowledges later makes it no old socket.
+                client.shutdown(Shutdown::Write)?;
+                wire::at_end(&server)?;
+                wire::transfer(&mut server, &mut client, 500)?;
+                drop(server);
+                wire::at_end(&client)?;
             }
             _ => {
                 wire::reset(client)?;
@@ -263,15 +271,15 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
             let sum = stage.sum(direction, Origin::Traffic)?;
             for counter in [Counter::Established, Counter::Closed] {
                 ensure!(
-                    sum.counter(counter) == 9,
-                    "{direction:?} `{}`: {} instead of 9",
+                    sum.counter(counter) == 12,
+                    "{direction:?} `{}`: {} instead of 12",
                     counter.name(),
                     sum.counter(counter)
                 );
             }
         }
         let lost = stage.global(GlobalCounter::FlagsLost)?;
-        ensure!(lost == 18, "{lost} lost flags instead of 18");
+        ensure!(lost == 24, "{lost} lost flags instead of 24");
         Ok(())
     })?;
     let taken = stage.probe.entries_taken()?;
@@ -280,6 +288,8 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
     // Alone again, nothing more is lost.
     drop(wire::pair(&listener, to)?);
     let lost = stage.global(GlobalCounter::FlagsLost)?;
-    ensure!(lost == 18, "{lost} lost flags after the other owner left");
+    ensure!(lost == 24, "{lost} lost flags after the other owner left");
+    let seen = stage.global(GlobalCounter::OldSocketsSeen)?;
+    ensure!(seen == 0, "{seen} were taken for old sockets");
     Ok(())
 }
