@@ -3,6 +3,7 @@
 mod believe;
 mod clock;
 mod collect;
+mod measure;
 mod plan;
 mod progress;
 mod signals;
@@ -145,14 +146,23 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         .timeout
         .unwrap_or(if args.wait { wait::TIMEOUT } else { run });
     let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
+    let measures = measure::Measures::new(
+        &mesh,
+        &policy,
+        args.budget
+            .map(|budget| budget.saturating_sub(plan.most_bytes())),
+    );
     if !global.quiet {
         let _ = writeln!(std::io::stderr(), "{}", plan.budget());
+        if let Some(measures) = measures.budget() {
+            let _ = writeln!(std::io::stderr(), "        {measures}");
+        }
     }
     let mut last = None;
     loop {
         let left = timeout.saturating_sub(started.elapsed());
         let limit = if args.wait { left.min(run) } else { timeout };
-        match once(&mesh, &plan, &policy, limit, global)? {
+        match once(&mesh, (&plan, &measures), &policy, limit, global)? {
             Ok(report) => last = Some(report),
             Err(code) if last.is_none() => {
                 let _ = writeln!(
@@ -191,7 +201,7 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
 /// One run from the first question to the report, or the exit code of the signal that stopped it.
 fn once(
     mesh: &Mesh,
-    plan: &plan::Plan,
+    (plan, measures): (&plan::Plan, &measure::Measures),
     policy: &Policy,
     limit: Duration,
     global: &Global,
@@ -211,7 +221,7 @@ fn once(
         let mut signals = signals::Signals::new()?;
         let progress = std::sync::Arc::new(progress::Progress::new(show_progress, plan.probes()));
         tokio::select! {
-            observations = collect::collect(mesh, plan, limit, &progress) => std::io::Result::Ok(Ok(observations)),
+            observations = collect::collect(mesh, plan, measures, limit, &progress) => std::io::Result::Ok(Ok(observations)),
             code = signals.next() => Ok(Err(code)),
         }
     });

@@ -175,10 +175,10 @@ print(root.get("failures"), root.get("errors"), root.get("skipped"), [suite.get(
     let mut hostile = broken();
     hostile.checks[40].cause = Some("<&\"'\u{0}\u{8}\u{1b}]]>".to_owned());
     let all = [
-        (healthy(), "0 0 8 ["),
-        (broken(), "17 44 8 ["),
-        (waived(), "3 0 9 ["),
-        (hostile, "17 44 8 ["),
+        (healthy(), "0 0 14 ["),
+        (broken(), "17 62 20 ["),
+        (waived(), "3 0 15 ["),
+        (hostile, "17 62 20 ["),
     ];
     golden("broken.junit.xml", &render::junit(&broken()));
     for (report, expected) in all {
@@ -201,7 +201,7 @@ print(root.get("failures"), root.get("errors"), root.get("skipped"), [suite.get(
         assert!(
             said.starts_with(expected)
                 && said.contains(
-                    "'config', 'evidence', 'reach', 'latency', 'loss', 'policy', 'service', 'control', 'ndvi'"
+                    "'config', 'evidence', 'reach', 'latency', 'loss', 'policy', 'service', 'control', 'jitter', 'mtu', 'throughput', 'ndvi'"
                 ),
             "{said}"
         );

@@ -458,3 +458,49 @@ fn a_reader_that_goes_away_is_no_failure() {
     wait_for("the end", || child.try_wait().expect("a child").is_some());
     assert_eq!(child.wait().expect("status").code(), Some(0));
 }
+
+#[test]
+fn paths_are_measured_once_and_only_when_asked_for() {
+    let fake = FakeMesh::new("measured", 2, &[]);
+    exits(&fake.verify(&["--only", "reach.*"]), 0);
+    assert_eq!(*fake.measured.lock().expect("count"), 0);
+    let output = fake.verify(&["--only", "mtu.path", "-o", "json"]);
+    exits(&output, 0);
+    // One pair of nodes, measured from one end on the pods' plane alone.
+    assert_eq!(*fake.measured.lock().expect("count"), 1);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let checks = report["checks"].as_array().expect("checks");
+    let found: Vec<_> = checks.iter().filter(|c| c["id"] == "mtu.path").collect();
+    assert_eq!(found.len(), 2);
+    for check in found {
+        assert_eq!(check["status"], "pass", "{check}");
+        assert_eq!(check["observed"]["mtu_bytes"], 1_450);
+    }
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("then 1 path MTU search"), "{told}");
+}
+
+#[test]
+fn an_agent_that_knows_no_measurements_leaves_the_paths_open() {
+    let fake = FakeMesh::new(
+        "unmeasured",
+        2,
+        &[
+            ("west", Manner::DoesNotMeasure),
+            ("east", Manner::DoesNotMeasure),
+        ],
+    );
+    let output = fake.verify(&["-o", "json"]);
+    exits(&output, 3);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for check in report["checks"].as_array().expect("checks") {
+        let open = check["id"] == "mtu.path";
+        if open {
+            assert_eq!(check["status"], "undecided");
+            let cause = check["cause"].as_str().unwrap_or("");
+            assert!(cause.contains("an older agent"), "{check}");
+        } else {
+            assert_ne!(check["status"], "fail", "{check}");
+        }
+    }
+}

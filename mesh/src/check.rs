@@ -14,6 +14,8 @@ mod networks;
 mod objectives;
 mod rules;
 
+pub(crate) use objectives::MTU;
+
 pub(crate) use build::all_links;
 
 const MAX_CLUSTERS: usize = 256;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_saphyr::FlowSeq;
 
 use crate::model::{AgentEndpoint, Cluster, ExternalClient, Mesh, Node, Objectives, Service};
-use crate::units::{format_duration, format_percent};
+use crate::units::{format_duration, format_percent, format_rate};
 
 /// A mesh: the clusters, what runs across them, and what must hold.
 #[derive(Serialize, JsonSchema)]
@@ -188,6 +188,16 @@ struct ObjectivesDocument {
     /// Time from posting an NDVI tile to its whole answer. Default 2.5s.
     #[schemars(default = "default_ndvi_round_trip")]
     ndvi_round_trip: Duration,
+    /// Smallest IP packet in bytes that must cross between pods of any two clusters. Default: what the sender's own kernel lets out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1280, max = 9216))]
+    mtu: Option<u16>,
+    /// Smallest goodput of one TCP connection in either direction of every path, per second. Default: shown, not judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throughput: Option<Rate>,
+    /// 99th percentile of how much longer than its shortest the one-way delay is. Default: a warning above the pair's minimum RTT plus 10ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jitter_p99: Option<Duration>,
     /// Smallest share of our own probes that the kernel must also have seen. Default 99%.
     #[schemars(default = "default_coverage")]
     coverage: Percent,
@@ -351,6 +361,11 @@ text!(
     DayText,
     "A day, e.g. `2026-12-31`.",
     regex(pattern = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+);
+text!(
+    Rate,
+    "A rate in `kbit`, `Mbit` or `Gbit` per second, e.g. `100Mbit`.",
+    regex(pattern = r"^[0-9]+(\.[0-9]+)?(kbit|Mbit|Gbit)$")
 );
 text!(FilePath, "Path of a file.", length(min = 1));
 
@@ -559,6 +574,11 @@ impl From<&Objectives> for ObjectivesDocument {
             latency_p99: objectives.latency_p99_seconds.map(duration),
             ndvi_success: percent(objectives.ndvi_success),
             ndvi_round_trip: duration(objectives.ndvi_round_trip_seconds),
+            mtu: objectives.mtu_bytes,
+            throughput: objectives
+                .throughput_bits_per_second
+                .map(|bits| Rate(format_rate(bits))),
+            jitter_p99: objectives.jitter_p99_seconds.map(duration),
             coverage: percent(objectives.coverage),
             confidence: percent(objectives.confidence),
             links: objectives

@@ -100,6 +100,15 @@ pub struct PathMtu {
     pub small: Sent,
 }
 
+impl PathMtu {
+    /// Largest packet that the sender's TCP would send: what its kernel believes of the route, at most its interface's MTU.
+    #[must_use]
+    pub fn let_out(&self) -> u16 {
+        self.route_after
+            .map_or(self.local_bytes, |route| route.min(self.local_bytes))
+    }
+}
+
 /// Round trips of small echoes beside a transfer, ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadedRtt {

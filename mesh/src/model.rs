@@ -124,6 +124,13 @@ pub struct Objectives {
     /// NDVI tile round trip: share `ndvi_success` within `ndvi_round_trip_seconds`.
     pub ndvi_round_trip_seconds: f64,
     pub ndvi_success: f64,
+    /// Smallest IP packet, header included, that must cross between pods of any two clusters, in bytes; `None`: whatever
+    /// the sender's own kernel lets out.
+    pub mtu_bytes: Option<u16>,
+    /// Smallest goodput of one TCP connection in either direction of every path, bit/s; `None`: shown, not judged.
+    pub throughput_bits_per_second: Option<f64>,
+    /// Declared p99 of the one-way delay's variation above its shortest, s; `None`: the pair's shortest round trip + 10 ms, as a warning.
+    pub jitter_p99_seconds: Option<f64>,
     /// Smallest share of our own probes that the kernel must also have seen.
     pub coverage: f64,
     /// Confidence of every single statement, e.g. 0.95.
@@ -139,6 +146,9 @@ impl Default for Objectives {
             latency_p99_by_link: Vec::new(),
             ndvi_round_trip_seconds: 2.5,
             ndvi_success: 0.99,
+            mtu_bytes: None,
+            throughput_bits_per_second: None,
+            jitter_p99_seconds: None,
             coverage: 0.99,
             confidence: 0.95,
         }

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::measurement::{MeasureOutcome, PathDirection, PathMtu, Throughput};
+
 /// A node of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeRef {
@@ -206,6 +208,52 @@ pub struct NodeAccount {
     pub clock_step_seconds: f64,
 }
 
+/// One direction of the path between two nodes, measured after the probes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PathMeasurement {
+    /// Whose packets the figure is about, and who received them.
+    pub source: NodeRef,
+    pub target: NodeRef,
+    pub plane: Plane,
+    /// `forward`: the agent at `source` measured; `return`: the one at `target`.
+    pub measured: PathDirection,
+    /// Where the other end answered.
+    pub responder: SocketAddr,
+    /// Port of the measuring end; 0 when no socket came of it.
+    pub source_port: u16,
+    pub result: MeasuredPath,
+}
+
+/// What was asked of a path direction, and the figure or why there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MeasuredPath {
+    PathMtu(Result<PathMtu, NoFigure>),
+    Throughput(Result<Throughput, NoFigure>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoFigure {
+    /// How the measurement ended.
+    Ended(MeasureOutcome),
+    /// It was never made, or the agent did not finish it: the reason, for a person.
+    NotMade(String),
+}
+
+impl PathMeasurement {
+    /// A transfer's TCP connection as the kernel of the measuring node must know it: (measuring node, its port, responder).
+    #[must_use]
+    pub fn connection(&self) -> Option<(&NodeRef, u16, SocketAddr)> {
+        let measuring = match self.measured {
+            PathDirection::Forward => &self.source,
+            PathDirection::Return => &self.target,
+        };
+        let made = matches!(self.result, MeasuredPath::Throughput(_)) && self.source_port != 0;
+        made.then_some((measuring, self.source_port, self.responder))
+    }
+}
+
 /// Everything one verify run learned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observations {
@@ -215,4 +263,6 @@ pub struct Observations {
     pub connections: Vec<KernelConnection>,
     pub series: Vec<KernelSeries>,
     pub nodes: Vec<NodeReport>,
+    #[serde(default)]
+    pub measurements: Vec<PathMeasurement>,
 }

@@ -11,7 +11,7 @@ mod scalars;
 
 use fields::{Fields, Report, Shape, list};
 use scalars::{
-    address, cluster_name, dns_label, dns_name, duration, endpoint, network, not_empty,
+    address, cluster_name, dns_label, dns_name, duration, endpoint, network, not_empty, rate,
     service_kind,
 };
 
@@ -64,6 +64,9 @@ const OBJECTIVES: Shape = Shape {
         "latency_p99",
         "ndvi_success",
         "ndvi_round_trip",
+        "mtu",
+        "throughput",
+        "jitter_p99",
         "coverage",
         "confidence",
         "links",
@@ -202,6 +205,9 @@ fn objectives(report: &mut Report, fields: &mut Fields) -> ObjectivesSpec {
         latency_p99: fields.text(report, "latency_p99", duration),
         ndvi_success: fields.share(report, "ndvi_success"),
         ndvi_round_trip: fields.text(report, "ndvi_round_trip", duration),
+        mtu: fields.integer(report, "mtu", crate::check::MTU),
+        throughput: fields.text(report, "throughput", rate),
+        jitter_p99: fields.text(report, "jitter_p99", duration),
         coverage: fields.share(report, "coverage"),
         confidence: fields.share(report, "confidence"),
         links: fields.list(report, "links", "links with an objective", item),

@@ -21,6 +21,29 @@ pub(crate) fn parse_duration(text: &str) -> Option<f64> {
     scaled(digits, exponent)
 }
 
+/// Bit/s: `100Mbit` is 1e8. `None` when `text` is not digits, with or without a fraction, and `kbit`, `Mbit` or `Gbit`.
+pub(crate) fn parse_rate(text: &str) -> Option<f64> {
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (digits, unit) = text.split_at(at);
+    let exponent = match unit {
+        "kbit" => 3,
+        "Mbit" => 6,
+        "Gbit" => 9,
+        _ => return None,
+    };
+    scaled(digits, exponent)
+}
+
+/// `bits` per second in the largest unit in which it is at least 1.
+pub(crate) fn format_rate(bits: f64) -> String {
+    let (places, unit) = match bits {
+        _ if bits >= 1e9 => (-9, "Gbit"),
+        _ if bits >= 1e6 => (-6, "Mbit"),
+        _ => (-3, "kbit"),
+    };
+    format!("{}{unit}", plain(bits, places))
+}
+
 pub(crate) fn format_percent(share: f64) -> String {
     format!("{}%", plain(share, 2))
 }
@@ -99,6 +122,30 @@ mod tests {
     }
 
     #[test]
+    fn rates_are_exact() {
+        for (text, bits) in [
+            ("100Mbit", 1e8),
+            ("2.5Gbit", 2.5e9),
+            ("999kbit", 999e3),
+            ("0.5kbit", 500.0),
+        ] {
+            assert_eq!(parse_rate(text), Some(bits), "{text}");
+            assert_eq!(format_rate(bits), text);
+        }
+        for text in [
+            "100",
+            "Mbit",
+            "100mbit",
+            "100MB",
+            "100Mbit/s",
+            "-1Mbit",
+            "1 Mbit",
+        ] {
+            assert_eq!(parse_rate(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn other_spellings_are_refused() {
         for text in [
             "", "%", "1", "1 %", "-1%", "+1%", "1e2%", ".5%", "5.%", "1.2.3%", "inf%", "1%%", "१%",
@@ -118,6 +165,7 @@ mod tests {
         fn every_value_comes_back(value in 1e-7..1e4f64) {
             prop_assert_eq!(parse_duration(&format_duration(value)), Some(value));
             prop_assert_eq!(parse_percent(&format_percent(value)), Some(value));
+            prop_assert_eq!(parse_rate(&format_rate(value * 1e6)), Some(value * 1e6));
         }
     }
 }

@@ -319,6 +319,9 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                             },
                             ndvi_round_trip_seconds: trip,
                             ndvi_success: ndvi,
+                            mtu_bytes: p99.map(|_| 1_420),
+                            throughput_bits_per_second: p99.map(|_| 2.5e7),
+                            jitter_p99_seconds: p99.map(|_| 0.005),
                             coverage,
                             confidence,
                         }

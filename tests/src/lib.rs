@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod line_agents;
 pub mod line_rig;
 pub mod netns;
+pub mod path_faults;
 pub mod place;
 pub mod probe;
 pub mod referee;

@@ -71,6 +71,11 @@ pub const LATENCY_CONNECT: &str = "latency.connect";
 pub const LATENCY_HANDSHAKE: &str = "latency.handshake_rtt";
 pub const LOSS_UDP: &str = "loss.udp";
 pub const LOSS_TCP_SYN: &str = "loss.tcp_syn";
+pub const MTU_PATH: &str = "mtu.path";
+pub const MTU_NODE_PATH: &str = "mtu.node_path";
+pub const MTU_UNDERLAY: &str = "mtu.underlay";
+pub const JITTER_PATH: &str = "jitter.path";
+pub const THROUGHPUT_TCP: &str = "throughput.tcp";
 pub const AGREEMENT: &str = "evidence.agreement";
 pub const COVERAGE: &str = "evidence.coverage";
 pub const AGENTS: &str = "evidence.agents";
@@ -247,6 +252,52 @@ pub const CHECKS: &[CheckSpec] = &[
         text: "As control.pod_tcp, with datagrams.",
     },
     CheckSpec {
+        id: JITTER_PATH,
+        severity: Severity::Warn,
+        claim: "99 % of the packets of the path take no longer than its fastest, plus the objective",
+        witness: "kernels of both ends: the handshake's ACK, sent here and taken there",
+        text: "Judges one direction of the path. For every connect of a pod-plane probe, one-way time = (established at the target) − (established at the source); \
+               its variation is that minus the smallest of the same two nodes, so that the offset of their clocks drops out (RFC 5481, packet delay variation). \
+               Bad is what exceeds `jitter_p99`, by default the node pair's shortest round trip + 10 ms; at most 1 % may be bad. A gate when `jitter_p99` is declared, else a warning.",
+    },
+    CheckSpec {
+        id: MTU_PATH,
+        severity: Severity::Gate,
+        claim: "the path between pods carries the largest packet that the sender's kernel lets out, or the declared `mtu`",
+        witness: "path MTU search, pod plane, exact to the byte, after the probes",
+        text: "Judges one direction of the path. Fails when packets that the sender believes to fit vanish without a word (an MTU black hole: handshakes and small requests pass, \
+               large transfers hang), when a hop says \"too big\" and the sender's kernel sends as large as before, or below the declared `mtu`. \
+               A smaller path is fine when the sender's kernel has learnt of it, from the hop or through its tunnel. `mtu_limit` says what limits the path: `local`, `packet_too_big`, \
+               `absorbed`, `silent`, `ceiling`. Undecided when a node has no figure on the path; each node is measured with two partners of the other cluster. \
+               The value to set is in the hint.",
+    },
+    CheckSpec {
+        id: MTU_NODE_PATH,
+        severity: Severity::Gate,
+        claim: "the path between nodes carries the largest packet that the sender's kernel lets out",
+        witness: "path MTU search, node plane, exact to the byte, after the probes",
+        text: "As mtu.path, for packets of the nodes themselves: API servers, ClusterMesh, and the tunnel's own packets travel like this.",
+    },
+    CheckSpec {
+        id: MTU_UNDERLAY,
+        severity: Severity::Gate,
+        claim: "the pods' largest packet, with its tunnel header, crosses between the nodes unfragmented",
+        witness: "path MTU searches of both planes between the same nodes",
+        text: "Pods do not notice that the packets of their tunnel are cut and put together again: it halves the packet rate, and one hop that drops fragments breaks it. \
+               Proven, and a gate, when pods get more across than nodes do. Only a warning when the nodes' path is short of the tunnel header alone, taken as the difference between \
+               the interfaces' MTUs: without a tunnel that may be a choice.",
+    },
+    CheckSpec {
+        id: THROUGHPUT_TCP,
+        severity: Severity::Gate,
+        claim: "one TCP connection between pods carries at least `throughput` in this direction of the path",
+        witness: "bounded transfer, counted by the receiver; small echoes beside it; both after the probes",
+        text: "A gate when `throughput` is declared, else a figure. At most 16 MB or 0.4 s each way, one at a time per node and per pair of clusters. Pairs of nodes that fall short \
+               are measured again, alone, and the better figure counts. Without an objective a pair that carries less than 60 % of its fastest sibling, and makes \
+               small echoes wait (p99 under load − shortest > 5 ms and > the shortest), is a warning. A node that is slow towards everybody is named. \
+               Not measured where large packets vanish: see mtu.path.",
+    },
+    CheckSpec {
         id: NDVI_SUCCESS,
         severity: Severity::Gate,
         claim: "NDVI tiles posted from the source cluster get correct answers",
@@ -279,6 +330,19 @@ pub fn known() -> Vec<mesh::KnownCheck<'static>> {
             fixed: spec.fixed(),
         })
         .collect()
+}
+
+/// Whether `id` judges one direction of a path rather than what a client of the link experiences.
+pub fn of_path(id: &str) -> bool {
+    matches!(
+        id,
+        LOSS_UDP | JITTER_PATH | MTU_PATH | MTU_NODE_PATH | MTU_UNDERLAY | THROUGHPUT_TCP
+    )
+}
+
+/// Whether `id` rests on measurements that are made after the probes.
+pub fn measured(id: &str) -> bool {
+    matches!(id, MTU_PATH | MTU_NODE_PATH | MTU_UNDERLAY | THROUGHPUT_TCP)
 }
 
 /// The spec of `id`.

@@ -4,7 +4,9 @@ use mesh::observation::{NodeState, Observations};
 use mesh::{Link, Mesh};
 
 use crate::causes;
-use crate::checks::{self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, POD_TCP};
+use crate::checks::{
+    self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, NODE_TCP, POD_TCP, POD_UDP,
+};
 use crate::rows::{self, Draft, Test};
 use crate::short::{Short, Subject, place};
 use crate::stats::{holm, lower_bound, p_too_few, p_too_many, upper_bound};
@@ -317,12 +319,25 @@ fn link_row(mesh: &Mesh, link: &Link, checks: &[Check]) -> LinkRow {
             && check.target_cluster.as_ref() == Some(&link.target)
     };
     let figure = |id: &str| checks.iter().filter(of_link).find(|check| check.id == id);
+    // Where nothing comes back a path cannot be measured: that has its own failure, which leaves the mesh no READY.
+    let (there, back) = ((&link.source, &link.target), (&link.target, &link.source));
+    let dead = checks.iter().any(|check| {
+        let at = (check.source_cluster.as_ref(), check.target_cluster.as_ref());
+        check.status == Status::Fail
+            && [POD_TCP, POD_UDP, NODE_TCP].contains(&check.id.as_str())
+            && [there, back]
+                .iter()
+                .any(|(source, target)| at == (Some(*source), Some(*target)))
+    });
+    let unmeasurable =
+        |check: &&Check| dead && check.status == Status::Undecided && checks::measured(&check.id);
     let worst = |path: bool| {
         checks
             .iter()
             .filter(of_link)
             .filter(|check| check.gates())
-            .filter(|check| (check.id == LOSS_UDP) == path && check.id != AGENTS)
+            .filter(|check| checks::of_path(&check.id) == path && check.id != AGENTS)
+            .filter(|check| !unmeasurable(check))
             .map(|check| outcome(check.status))
             .reduce(Outcome::and)
     };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh::measurement::MtuLimit;
 use mesh::observation::{NodeRef, Plane};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -172,6 +173,19 @@ impl Check {
     }
 }
 
+/// The words of [`MtuLimit`], for the schema.
+#[derive(JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(rename = "MtuLimit")]
+#[expect(dead_code, reason = "only its schema is used")]
+enum MtuLimitName {
+    Local,
+    PacketTooBig,
+    Absorbed,
+    Silent,
+    Ceiling,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PlaneName {
@@ -226,6 +240,22 @@ pub struct Observed {
     pub p50: Option<Quantile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99: Option<Quantile>,
+    /// Path MTU: the smallest of the node pairs', whole IP packets; what limits that pair, and what its sender's
+    /// interface lets out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu_bytes: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<MtuLimitName>")]
+    pub mtu_limit: Option<MtuLimit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu_local_bytes: Option<u16>,
+    /// Throughput: of the slowest pair of nodes; the longest round trips beside the transfers, and what the load added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goodput_bits_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_loaded_p99_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queueing_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -282,6 +312,11 @@ pub struct Expected {
     pub rate_at_most: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confidence: Option<f64>,
+    /// Smallest packet that has to cross.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu_bytes_at_least: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goodput_bits_per_second_at_least: Option<f64>,
     /// A trial that takes longer is bad. With thresholds per node pair, the largest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold_seconds: Option<f64>,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, NodeAccount, NodeRef, NodeState, Observations,
-    Outcome, Plane, ProbeKind, ProbeRun, Sample,
+    Outcome, PathMeasurement, Plane, ProbeKind, ProbeRun, Sample,
 };
 use mesh::{Link, Mesh, Node};
 
@@ -140,6 +140,22 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Measurements of a path direction. Those that touch a silent agent are left out.
+    pub(crate) fn measured<'s>(
+        &'s self,
+        path: &'s Link,
+        plane: Plane,
+    ) -> impl Iterator<Item = &'a PathMeasurement> + use<'s, 'a> {
+        self.observations.measurements.iter().filter(move |found| {
+            found.plane == plane
+                && found.source.cluster == path.source
+                && found.target.cluster == path.target
+                && [&found.source, &found.target]
+                    .iter()
+                    .all(|node| self.silent(plane, node).is_none())
+        })
+    }
+
     pub(crate) fn nodes(&self, cluster: &str) -> &'a [Node] {
         self.mesh
             .cluster(cluster)
@@ -166,7 +182,7 @@ fn join<'a>(
     observations: &'a Observations,
     believed: impl Fn(&ProbeRun) -> bool,
 ) -> Vec<Probe<'a>> {
-    let mut records: HashMap<Key, Vec<&KernelConnection>> = HashMap::new();
+    let mut records: HashMap<Key<'a>, Vec<&'a KernelConnection>> = HashMap::new();
     for record in &observations.connections {
         let (local, remote) = (record.local, record.remote);
         let key = match record.direction {
@@ -187,6 +203,9 @@ fn join<'a>(
     }
     for found in records.values_mut() {
         found.sort_by_key(|record| record.at_ns);
+    }
+    forget_transfers(mesh, observations, &mut records);
+    for found in records.values_mut() {
         // A SYN that led to a connection is that connection's.
         let mut next_established = false;
         let mut keep: Vec<bool> = found
@@ -269,6 +288,49 @@ fn join<'a>(
     probes
 }
 
+/// Takes the connections of transfers out: they have no sample, and came after all probes, so that they are the last of their port.
+fn forget_transfers<'a>(
+    mesh: &Mesh,
+    observations: &'a Observations,
+    records: &mut HashMap<Key<'a>, Vec<&'a KernelConnection>>,
+) {
+    for measurement in &observations.measurements {
+        let Some((by, port, responder)) = measurement.connection() else {
+            continue;
+        };
+        let other = if *by == measurement.source {
+            &measurement.target
+        } else {
+            &measurement.source
+        };
+        let initiator = Key {
+            node: by,
+            direction: Direction::Initiator,
+            prober: (None, port),
+            responder: (Some(plain(responder.ip())), responder.port()),
+        };
+        let local = records
+            .get_mut(&initiator)
+            .and_then(Vec::pop)
+            .map(|record| plain(record.local.ip()));
+        let addresses = local.map_or_else(
+            || declared_addresses(mesh, by, measurement.plane),
+            |ip| vec![ip],
+        );
+        for address in addresses {
+            let acceptor = Key {
+                node: other,
+                direction: Direction::Acceptor,
+                prober: (Some(address), port),
+                responder: (None, responder.port()),
+            };
+            if let Some(of_port) = records.get_mut(&acceptor) {
+                of_port.pop();
+            }
+        }
+    }
+}
+
 fn pick<'a>(found: Option<&Vec<&'a KernelConnection>>, nth: usize) -> Option<&'a KernelConnection> {
     found.and_then(|found| found.get(nth)).copied()
 }
@@ -278,14 +340,13 @@ fn source_addresses(mesh: &Mesh, run: &ProbeRun, record: Option<&KernelConnectio
     if let Some(record) = record {
         return vec![plain(record.local.ip())];
     }
-    mesh.cluster(&run.source.cluster)
-        .and_then(|cluster| {
-            cluster
-                .nodes
-                .iter()
-                .find(|node| node.name == run.source.node)
-        })
-        .map(|node| match run.plane {
+    declared_addresses(mesh, &run.source, run.plane)
+}
+
+fn declared_addresses(mesh: &Mesh, node: &NodeRef, plane: Plane) -> Vec<IpAddr> {
+    mesh.cluster(&node.cluster)
+        .and_then(|cluster| cluster.nodes.iter().find(|n| n.name == node.node))
+        .map(|node| match plane {
             Plane::Pod => node.agent_pod.clone(),
             Plane::Node => node.addresses.clone(),
         })

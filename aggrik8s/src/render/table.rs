@@ -148,12 +148,13 @@ fn mark(rows: &[&Check], style: Style) -> String {
             Status::Info => 0,
         })
         .unwrap_or(Status::Undecided);
+    let gates = |check: &&Check| check.status == Status::Fail && check.severity == Severity::Gate;
     let accepted = rows.iter().any(|check| check.waived.is_some());
     match worst {
         // Without a row that nobody waived, `worst` stands for none.
         _ if rows.iter().all(|check| check.waived.is_some()) => style.waived(7),
         Status::Pass | Status::Info if accepted => style.waived(7),
-        Status::Fail if rows[0].severity != Severity::Gate => style.warning(7),
+        Status::Fail if !rows.iter().any(gates) => style.warning(7),
         worst => style.status(worst, 7),
     }
 }
@@ -189,7 +190,11 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
     } else {
         unit
     };
-    let mut text = format!("{good} of {} {unit}", rows.len());
+    let mut text = if rows.iter().all(|check| check.status == Status::Info) {
+        format!("{} {unit}", rows.len())
+    } else {
+        format!("{good} of {} {unit}", rows.len())
+    };
     let worst =
         |of: fn(&Check) -> Option<f64>| rows.iter().filter_map(|check| of(check)).reduce(f64::max);
     if let Some(upper) = worst(|check| check.observed.rate_upper) {
@@ -198,6 +203,7 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
             text += &format!(" (objective {})", share(expected));
         }
     }
+    measured(&mut text, rows);
     if let Some(threshold) = worst(|check| check.expected.threshold_seconds)
         && spec.id != "config.clock"
     {
@@ -270,6 +276,42 @@ fn figures(rows: &[&Check]) -> String {
         text += &format!(": {}", failing.join(", "));
     }
     text
+}
+
+/// The smallest figures of measured paths.
+fn measured(text: &mut String, rows: &[&Check]) {
+    let bytes = rows.iter().filter_map(|check| check.observed.mtu_bytes);
+    if let Some(bytes) = bytes.min() {
+        *text += &format!(", smallest {bytes} bytes");
+    }
+    let declared = rows
+        .iter()
+        .find_map(|check| check.expected.mtu_bytes_at_least);
+    if let (Some(declared), "mtu.path") = (declared, rows[0].id.as_str()) {
+        *text += &format!(" (objective {declared})");
+    }
+    let bits = rows
+        .iter()
+        .filter_map(|check| check.observed.goodput_bits_per_second);
+    if let Some(bits) = bits.reduce(f64::min) {
+        *text += &format!(", slowest {:.0} Mbit/s", bits / 1e6);
+    }
+    let declared = rows
+        .iter()
+        .find_map(|check| check.expected.goodput_bits_per_second_at_least);
+    if let Some(declared) = declared {
+        *text += &format!(" (objective {:.0} Mbit/s)", declared / 1e6);
+    }
+    let queueing = rows
+        .iter()
+        .filter_map(|check| check.observed.queueing_seconds)
+        .reduce(f64::max);
+    if let Some(queueing) = queueing {
+        *text += &format!(
+            ", load adds at most {} to the round trip",
+            milliseconds(Some(queueing))
+        );
+    }
 }
 
 fn result(out: &mut String, report: &Report, style: Style) {

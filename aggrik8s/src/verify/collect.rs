@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::believe::absurd;
 use super::clock::{self, Exchange};
+use super::measure::{Clients, Measures, measure};
 use super::plan::{Plan, Stream};
 use super::progress::Progress;
 
@@ -33,6 +34,7 @@ type Key = (NodeRef, Plane);
 pub(super) async fn collect(
     mesh: &Mesh,
     plan: &Plan,
+    measures: &Measures,
     limit: Duration,
     progress: &Arc<Progress>,
 ) -> Observations {
@@ -45,11 +47,14 @@ pub(super) async fn collect(
     let reserve = (limit / 4).min(DEADLINES.call);
     let runs = probe(&mut agents, plan, deadline - reserve, limit, progress).await;
     let duration_seconds = probing.elapsed().as_secs_f64();
+    progress.say("measuring the paths");
+    let measurements = measure(measures, &runs, &clients(&agents), deadline - reserve).await;
     tokio::time::sleep(SETTLE).await;
     progress.say("asking the agents what their kernels saw");
     let mut observations = account(agents, deadline, limit).await;
     observations.duration_seconds = duration_seconds;
     observations.runs = runs;
+    observations.measurements = measurements;
     observations
 }
 
@@ -60,6 +65,14 @@ struct Session {
     before: Observation,
     wall: Vec<Exchange>,
     monotonic: Vec<Exchange>,
+}
+
+/// Those that answered so far.
+fn clients(agents: &Agents) -> Clients {
+    let answering = |(key, session): (&Key, &Result<Session, String>)| {
+        Some((key.clone(), session.as_ref().ok()?.client.clone()))
+    };
+    agents.iter().filter_map(answering).collect()
 }
 
 type Agents = BTreeMap<Key, Result<Session, String>>;
@@ -397,7 +410,7 @@ fn grown(node: &NodeRef, before: &Observation, after: &Observation) -> Vec<Kerne
 }
 
 /// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

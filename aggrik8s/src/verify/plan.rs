@@ -96,6 +96,12 @@ impl Plan {
         self.streams.iter().map(|stream| stream.plan.probes()).sum()
     }
 
+    /// Of the node that sends and receives most.
+    pub(super) fn most_bytes(&self) -> u64 {
+        let per_node = self.per_node();
+        per_node.values().map(|cost| cost.bytes).max().unwrap_or(0)
+    }
+
     /// What is about to be spent, for a person.
     pub(super) fn budget(&self) -> String {
         let per_node = self.per_node();
@@ -161,7 +167,12 @@ fn needed(policy: &Policy, kind: ProbeKind, plane: Plane) -> bool {
             checks::LATENCY_HANDSHAKE,
             checks::LOSS_TCP_SYN,
         ],
-        (ProbeKind::Tcp, Plane::Node) => &[checks::NODE_TCP],
+        // What nodes measure is measured where their connects are answered.
+        (ProbeKind::Tcp, Plane::Node) => &[
+            checks::NODE_TCP,
+            checks::MTU_NODE_PATH,
+            checks::MTU_UNDERLAY,
+        ],
         (ProbeKind::Udp, _) => &[checks::POD_UDP, checks::LOSS_UDP],
         (ProbeKind::Http, _) => &[checks::POD_HTTP],
         (ProbeKind::NdviTile, _) => &[checks::NDVI_SUCCESS, checks::NDVI_ROUND_TRIP],
@@ -276,7 +287,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
     }
 }
 
-fn node_ref(cluster: &str, node: &Node) -> NodeRef {
+pub(super) fn node_ref(cluster: &str, node: &Node) -> NodeRef {
     NodeRef {
         cluster: cluster.to_owned(),
         node: node.name.clone(),
@@ -284,7 +295,7 @@ fn node_ref(cluster: &str, node: &Node) -> NodeRef {
 }
 
 /// The target's first address of a family that the source has as well.
-fn address(source: &Node, target: &Node, plane: Plane) -> Option<std::net::IpAddr> {
+pub(super) fn address(source: &Node, target: &Node, plane: Plane) -> Option<std::net::IpAddr> {
     let of = |node: &Node| match plane {
         Plane::Pod => node.agent_pod.clone(),
         Plane::Node => node.addresses.clone(),
@@ -298,12 +309,22 @@ fn address(source: &Node, target: &Node, plane: Plane) -> Option<std::net::IpAdd
 /// Pairs (source, target) so that every node of the larger side has min([`PARTNERS`], smaller side)
 /// partners, and those of the smaller side at least as many: all pairs while clusters are small.
 fn pairs(sources: usize, targets: usize, same: bool) -> Vec<(usize, usize)> {
+    pairs_of(sources, targets, same, PARTNERS)
+}
+
+/// The same with so many partners.
+pub(super) fn pairs_of(
+    sources: usize,
+    targets: usize,
+    same: bool,
+    partners: usize,
+) -> Vec<(usize, usize)> {
     let (large, small) = (sources.max(targets), sources.min(targets));
     let mut pairs = Vec::new();
     if small == 0 {
         return pairs;
     }
-    let degree = small.min(PARTNERS);
+    let degree = small.min(partners);
     for l in 0..large {
         for step in 0..degree {
             // Towards itself a cluster skips the node's own index.
@@ -381,7 +402,7 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => format!("{:.0} kB", bytes as f64 / 1e3),

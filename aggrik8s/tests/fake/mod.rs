@@ -9,14 +9,18 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use mesh::measurement::{
+    MeasureKind, MeasureOutcome, MtuLimit, PathDirection, PathMtu, Sent, Throughput,
+};
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, NodeRef, Outcome, ProbeKind, Sample,
 };
 use mesh::{AgentEndpoint, Cluster, Link, Mesh, Node, Objectives, Service, ServiceKind};
-use probe_api::ProbePlan;
+use probe_api::measure::{Figure, measure_result};
 use probe_api::results::probe_result;
 use probe_api::wire;
 use probe_api::wire::agent_server::{Agent, AgentServer};
+use probe_api::{MeasurePlan, Measurement, ProbePlan};
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -55,6 +59,8 @@ pub(crate) enum Manner {
     Blind,
     /// Never finishes.
     Endless,
+    /// Knows no measurements.
+    DoesNotMeasure,
 }
 
 /// Kernel records of all nodes.
@@ -72,6 +78,8 @@ pub(crate) struct FakeMesh {
     pub(crate) cancelled: Arc<Mutex<u32>>,
     pub(crate) started: Arc<Mutex<u32>>,
     kernels: Arc<Mutex<Kernels>>,
+    /// Targets of calls of `Measure`.
+    pub(crate) measured: Arc<Mutex<u32>>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -160,6 +168,7 @@ impl FakeMesh {
                 next_port: 61_000,
                 ..Kernels::default()
             })),
+            measured: Arc::default(),
             runtime: None,
         };
         fake.serve(None);
@@ -210,6 +219,7 @@ impl FakeMesh {
                         observed: Arc::default(),
                         cancelled: Arc::clone(&self.cancelled),
                         started: Arc::clone(&self.started),
+                        measured: Arc::clone(&self.measured),
                         death: Arc::default(),
                     };
                     let path = path.clone();
@@ -277,6 +287,7 @@ struct FakeAgent {
     observed: Arc<Mutex<u32>>,
     cancelled: Arc<Mutex<u32>>,
     started: Arc<Mutex<u32>>,
+    measured: Arc<Mutex<u32>>,
     death: Arc<tokio::sync::Notify>,
 }
 
@@ -425,13 +436,36 @@ impl Agent for FakeAgent {
         }))
     }
 
-    type MeasureStream = tokio_stream::Empty<Result<wire::MeasureResult, Status>>;
+    type MeasureStream =
+        tokio_stream::Iter<std::vec::IntoIter<Result<wire::MeasureResult, Status>>>;
 
+    /// Paths as wide as the interfaces, and 200 Mbit/s.
     async fn measure(
         &self,
-        _request: Request<wire::MeasureRequest>,
+        request: Request<wire::MeasureRequest>,
     ) -> Result<Response<Self::MeasureStream>, Status> {
-        Err(Status::unimplemented("no measurements here"))
+        let plan = MeasurePlan::try_from(request.get_ref())
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        *self.measured.lock().expect("not poisoned") += plan.targets.len() as u32;
+        if self.manner == Manner::DoesNotMeasure {
+            return Err(Status::unimplemented("an older agent"));
+        }
+        let results: Vec<_> = (0_u32..)
+            .zip(&plan.targets)
+            .flat_map(|(index, target)| {
+                [PathDirection::Forward, PathDirection::Return].map(|direction| {
+                    let measurement = Measurement {
+                        direction,
+                        outcome: MeasureOutcome::Ok,
+                        source_port: 61_500,
+                        responder: Some(target.node.clone()),
+                        figure: Some(figure(target.kind)),
+                    };
+                    Ok(measure_result(index, &measurement))
+                })
+            })
+            .collect();
+        Ok(Response::new(tokio_stream::iter(results)))
     }
 
     type ProbeStream = Results;
@@ -499,5 +533,35 @@ impl Agent for FakeAgent {
             dropped: 0,
             boot_id: "b00t".to_owned(),
         }))
+    }
+}
+
+fn figure(kind: MeasureKind) -> Figure {
+    match kind {
+        MeasureKind::PathMtu => Figure::PathMtu(PathMtu {
+            bytes: 1_450,
+            limit: MtuLimit::Local,
+            local_bytes: 1_450,
+            route_before: None,
+            route_after: None,
+            reported: None,
+            fragments_pass: None,
+            sized: Sent {
+                sent: 4,
+                answered: 2,
+            },
+            small: Sent {
+                sent: 4,
+                answered: 4,
+            },
+        }),
+        MeasureKind::Throughput => Figure::Throughput(Throughput {
+            bytes: 1_000_000,
+            duration_ns: 40_000_000,
+            by_time: false,
+            retransmits: Some(0),
+            min_rtt_us: Some(400),
+            rtt: None,
+        }),
     }
 }

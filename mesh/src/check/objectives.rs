@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use super::{cluster_names, link_list};
 use crate::read::fields::Report;
 use crate::spec::{At, LinkSpec, Spec};
-use crate::units::{format_duration, format_percent};
+use crate::units::{format_duration, format_percent, format_rate};
 
 /// At this share of failures and below, probing cannot decide: see [`tight`].
 const TIGHTEST: f64 = 0.0001;
@@ -14,6 +14,10 @@ const LOOSEST: f64 = 0.5;
 /// What the latency histograms resolve.
 const LATENCY: RangeInclusive<f64> = 0.0001..=60.0;
 const ROUND_TRIP: RangeInclusive<f64> = 0.001..=600.0;
+/// IPv6 demands the one, and nothing above the other is ever tried.
+pub(crate) const MTU: RangeInclusive<u16> = 1_280..=9_216;
+/// What a bounded transfer can tell, bit/s.
+const THROUGHPUT: RangeInclusive<f64> = 1e5..=1e11;
 const COVERAGE: RangeInclusive<f64> = 0.5..=1.0;
 const CONFIDENCE: RangeInclusive<f64> = 0.8..=0.999;
 
@@ -37,6 +41,8 @@ pub(super) fn check(report: &mut Report, spec: &Spec) {
     within(report, &objectives.coverage, COVERAGE, format_percent);
     within(report, &objectives.confidence, CONFIDENCE, format_percent);
     within(report, &objectives.latency_p99, LATENCY, format_duration);
+    within(report, &objectives.jitter_p99, LATENCY, format_duration);
+    within(report, &objectives.throughput, THROUGHPUT, format_rate);
     within(
         report,
         &objectives.ndvi_round_trip,

@@ -8,7 +8,7 @@ use super::fields::{Fields, Refusal, Report, text};
 use crate::errors::shown;
 use crate::spec::At;
 use crate::tree::{Kind, Value};
-use crate::units::{parse_duration, parse_percent};
+use crate::units::{parse_duration, parse_percent, parse_rate};
 use crate::{AgentEndpoint, ServiceKind};
 
 impl Fields {
@@ -37,6 +37,16 @@ pub(super) fn duration(text: &str) -> Result<f64, Refusal> {
         Refusal::with_hint(
             format!("`{}` is not a duration", shown(text)),
             "write a number with `us`, `ms` or `s`, such as `50ms`",
+        )
+    })
+}
+
+/// Bit/s.
+pub(super) fn rate(text: &str) -> Result<f64, Refusal> {
+    parse_rate(text).ok_or_else(|| {
+        Refusal::with_hint(
+            format!("`{}` is not a rate", shown(text)),
+            "write a number with `kbit`, `Mbit` or `Gbit`, per second, such as `100Mbit`",
         )
     })
 }

@@ -93,7 +93,7 @@ fn types() {
         "objectives: strict",
         &[
             "27:13 objectives: expected objectives with the keys `loss`, `connect_success`, `latency_p99`, \
-         `ndvi_success`, `ndvi_round_trip`, `coverage`, `confidence`, `links`, saw the text `strict`",
+         `ndvi_success`, `ndvi_round_trip`, `mtu`, `throughput`, `jitter_p99`, `coverage`, `confidence`, `links`, saw the text `strict`",
         ],
     );
     check(

@@ -174,6 +174,22 @@ fn objectives() {
             "27:42 objectives.confidence: `50%` is not within `80%` to `99.9%`",
         ],
     );
+    check(
+        "{mtu: 1279, throughput: 10Mb, jitter_p99: 5}",
+        &[
+            "27:19 objectives.mtu: 1279 is not within 1280 to 9216",
+            "27:37 objectives.throughput: `10Mb` is not a rate | write a number with `kbit`, `Mbit` or `Gbit`, per second, such as `100Mbit`",
+            "27:55 objectives.jitter_p99: expected text, saw the number 5 | put it in quotes if it is meant as text",
+        ],
+    );
+    check(
+        "{throughput: 99kbit, jitter_p99: 61s}",
+        &[
+            "27:26 objectives.throughput: `99kbit` is not within `100kbit` to `100Gbit`",
+            "27:46 objectives.jitter_p99: `61s` is not within `100us` to `60s`",
+        ],
+    );
+    check("{mtu: 1420, throughput: 100Mbit, jitter_p99: 5ms}", &[]);
     let tight = |seen: &str| {
         format!(
             "`{seen}` cannot be proven by probing: it takes 29956 probes in a row without one failure, 3.5 days at one \

@@ -12,11 +12,15 @@ use mesh::measurement::{MeasureKind, MeasureOutcome, PathDirection};
 use mesh::observation::NodeRef;
 use probe_api::measure::{Figure, MeasurePlan, MeasureTarget, Measurement, TransferCaps};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use crate::prober::{Ports, Prober};
 
 /// Source ports tried before giving up.
 const PORT_ATTEMPTS: u32 = 64;
+
+/// Path-MTU searches at one time.
+const SEARCHES: usize = 8;
 
 /// What was measured since the start.
 #[derive(Debug, Default)]
@@ -158,33 +162,49 @@ impl Measurer {
         results: mpsc::Sender<(u32, Measurement)>,
         _permit: OwnedSemaphorePermit,
     ) {
-        for (index, target) in (0_u32..).zip(&plan.targets) {
+        let mut index = 0_u32;
+        for together in together(&plan.targets) {
             let measured = tokio::select! {
-                measured = self.measure(target, plan.transfer) => measured,
+                measured = self.measure(together, plan.transfer) => measured,
                 () = results.closed() => return,
             };
-            for measurement in measured {
-                self.count(target.kind, &measurement);
-                self.latest.note(&target.node, target.kind, &measurement);
-                if results.send((index, measurement)).await.is_err() {
-                    return;
+            for (target, measured) in together.iter().zip(measured) {
+                for measurement in measured {
+                    self.count(target.kind, &measurement);
+                    self.latest.note(&target.node, target.kind, &measurement);
+                    if results.send((index, measurement)).await.is_err() {
+                        return;
+                    }
                 }
+                index += 1;
             }
         }
     }
 
-    async fn measure(&self, target: &MeasureTarget, caps: TransferCaps) -> [Measurement; 2] {
-        match target.kind {
-            MeasureKind::PathMtu => path_mtu::measure(target, &self.ports).await,
-            MeasureKind::Throughput => {
-                let (ports, prober) = (&self.ports, &self.prober);
-                let one = |direction| throughput::measure(target, direction, caps, ports, prober);
-                [
-                    one(PathDirection::Forward).await,
-                    one(PathDirection::Return).await,
-                ]
+    /// The targets of one group at the same time; results in their order. One of a task that ended badly says so.
+    async fn measure(
+        &self,
+        together: &[MeasureTarget],
+        caps: TransferCaps,
+    ) -> Vec<[Measurement; 2]> {
+        if let [target] = together
+            && target.kind == MeasureKind::Throughput
+        {
+            return vec![throughput::measure(target, caps, &self.ports, &self.prober).await];
+        }
+        let mut searches = JoinSet::new();
+        for (at, target) in together.iter().enumerate() {
+            let (target, ports) = (target.clone(), Arc::clone(&self.ports));
+            searches.spawn(async move { (at, path_mtu::measure(&target, &ports).await) });
+        }
+        let mut measured = vec![both(MeasureOutcome::LocalError, 0); together.len()];
+        while let Some(done) = searches.join_next().await {
+            match done {
+                Ok((at, found)) => measured[at] = found,
+                Err(error) => tracing::error!(%error, "a path MTU search ended badly"),
             }
         }
+        measured
     }
 
     fn count(&self, kind: MeasureKind, measurement: &Measurement) {
@@ -197,6 +217,13 @@ impl Measurer {
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What is measured at the same time: a few searches, which send little, or one transfer.
+fn together(targets: &[MeasureTarget]) -> impl Iterator<Item = &[MeasureTarget]> {
+    targets
+        .chunk_by(|a, b| a.kind == MeasureKind::PathMtu && b.kind == MeasureKind::PathMtu)
+        .flat_map(|alike| alike.chunks(SEARCHES))
 }
 
 /// The next free source port of the reserved range, as `bind` finds it.
@@ -268,6 +295,36 @@ mod tests {
             min_rtt_us: None,
             rtt: None,
         })))
+    }
+
+    #[test]
+    fn searches_go_on_together_and_a_transfer_alone() {
+        let target = |kind| MeasureTarget {
+            node: NodeRef {
+                cluster: "west".into(),
+                node: "w-1".into(),
+            },
+            address: ([127, 0, 0, 1], 7_411).into(),
+            kind,
+        };
+        let sizes = |kinds: &str| -> Vec<usize> {
+            let targets: Vec<MeasureTarget> = kinds
+                .chars()
+                .map(|kind| {
+                    target(if kind == 'm' {
+                        MeasureKind::PathMtu
+                    } else {
+                        MeasureKind::Throughput
+                    })
+                })
+                .collect();
+            together(&targets).map(<[_]>::len).collect()
+        };
+        assert_eq!(sizes("mmm"), [3]);
+        assert_eq!(sizes("tt"), [1, 1]);
+        assert_eq!(sizes("mmttmt"), [2, 1, 1, 1, 1]);
+        assert_eq!(sizes("mmmmmmmmmmm"), [8, 3]);
+        assert!(sizes("").is_empty());
     }
 
     #[test]

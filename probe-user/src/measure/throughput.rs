@@ -61,22 +61,36 @@ impl From<FrameError> for Failure {
     }
 }
 
-/// One direction of the path to `target`.
+/// Both directions of the path to `target`, one after the other.
 pub(super) async fn measure(
     target: &MeasureTarget,
-    direction: PathDirection,
     caps: TransferCaps,
     ports: &Mutex<Ports>,
     prober: &Prober,
+) -> [Measurement; 2] {
+    let echoes = Echoes { target, prober };
+    let idle = echoes.idle().await;
+    let one = |direction| directed(&echoes, &idle, direction, caps, ports);
+    [
+        one(PathDirection::Forward).await,
+        one(PathDirection::Return).await,
+    ]
+}
+
+async fn directed(
+    echoes: &Echoes<'_>,
+    idle: &[u64],
+    direction: PathDirection,
+    caps: TransferCaps,
+    ports: &Mutex<Ports>,
 ) -> Measurement {
+    let target = echoes.target;
     let caps = Caps {
         bytes: caps.bytes,
         time: caps.time,
     };
     let mut port = 0;
     let mut responder = None;
-    let echoes = Echoes { target, prober };
-    let idle = echoes.idle().await;
     let loaded = echoes.start(caps.time + PATIENCE);
     let start = Instant::now();
     let flowed = transfer(target, direction, caps, ports, &mut port, &mut responder).await;
@@ -86,7 +100,7 @@ pub(super) async fn measure(
                 flow.begin.saturating_duration_since(start),
                 flow.end.saturating_duration_since(start),
             );
-            judge(&idle, &collect(results, span, start).await)
+            judge(idle, &collect(results, span, start).await)
         }
         _ => None,
     };
@@ -330,6 +344,27 @@ impl Echoes<'_> {
     }
 }
 
+/// Which echoes of the transfer are still without a result.
+#[derive(Default)]
+struct Waiting {
+    heard: std::collections::BTreeSet<u32>,
+    /// The first echo that was sent after the transfer, as far as is known.
+    after: Option<u32>,
+}
+
+impl Waiting {
+    /// Whether every echo sent before `end` has its result, this one included.
+    fn heard(&mut self, sample: &Sample, end: u64) -> bool {
+        if sample.sent_ns >= end && sample.outcome != Outcome::LocalError {
+            let first = self.after.unwrap_or(sample.sequence).min(sample.sequence);
+            self.after = Some(first);
+        }
+        self.heard.insert(sample.sequence);
+        self.after
+            .is_some_and(|after| self.heard.range(..after).count() == after as usize)
+    }
+}
+
 /// Round trips while bytes flowed, and how many echoes were lost.
 async fn collect(
     mut results: mpsc::Receiver<(u32, Sample)>,
@@ -339,14 +374,18 @@ async fn collect(
     let deadline = start + span.1 + ECHO_TIMEOUT + Duration::from_millis(100);
     let during = nanos(span.0)..nanos(span.1);
     let (mut round_trips, mut lost) = (Vec::new(), 0);
+    let mut waiting = Waiting::default();
     while let Ok(Some((_, sample))) = timeout_at(deadline, results.recv()).await {
-        if sample.starved || !during.contains(&sample.sent_ns) {
-            continue;
+        let complete = waiting.heard(&sample, during.end);
+        if !sample.starved && during.contains(&sample.sent_ns) {
+            match sample.round_trip_ns {
+                Some(ns) => round_trips.push(ns),
+                None if sample.outcome != Outcome::LocalError => lost += 1,
+                None => {}
+            }
         }
-        match sample.round_trip_ns {
-            Some(ns) => round_trips.push(ns),
-            None if sample.outcome != Outcome::LocalError => lost += 1,
-            None => {}
+        if complete {
+            break;
         }
     }
     (round_trips, lost)

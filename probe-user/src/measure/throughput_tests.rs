@@ -395,3 +395,31 @@ fn round_trips_under_load_are_ranked() {
     assert_eq!(judge(&[1], &(vec![1; 4], 0)), None);
     assert_eq!(judge(&[], &(vec![1; 50], 0)), None);
 }
+
+#[test]
+fn waiting_ends_with_the_last_echo_of_the_transfer() {
+    let echo = |sequence: u32, sent_ns: u64, outcome| Sample {
+        sequence,
+        source_port: 61_500,
+        sent_ns,
+        delay_ns: 0,
+        outcome,
+        connect_ns: None,
+        round_trip_ns: (outcome == Outcome::Ok).then_some(5),
+        responder: None,
+        receiver_count: None,
+        starved: false,
+    };
+    let mut waiting = Waiting::default();
+    assert!(!waiting.heard(&echo(0, 10, Outcome::Ok), 35));
+    // The second is overtaken by one that was sent after the transfer, and a late one is no news.
+    assert!(!waiting.heard(&echo(2, 30, Outcome::Ok), 35));
+    assert!(!waiting.heard(&echo(4, 50, Outcome::Ok), 35));
+    assert!(!waiting.heard(&echo(1, 20, Outcome::Timeout), 35));
+    assert!(waiting.heard(&echo(3, 40, Outcome::Ok), 35));
+    // What was never sent has no time of sending that counts.
+    let mut waiting = Waiting::default();
+    assert!(!waiting.heard(&echo(0, 99, Outcome::LocalError), 35));
+    assert!(!waiting.heard(&echo(1, 20, Outcome::Ok), 35));
+    assert!(waiting.heard(&echo(2, 36, Outcome::Ok), 35));
+}

@@ -28,6 +28,8 @@ pub(super) enum Trouble {
     CutOff,
     Lossy,
     Slow,
+    /// Of what probes do not show.
+    Unprobed,
 }
 
 /// Pod-plane probes that touch one node, inside its cluster or on its links with others.
@@ -98,6 +100,7 @@ pub(super) fn of(view: &View<'_>, cluster: &str, node: &str, trouble: Trouble) -
         return Control::Unknown;
     }
     match trouble {
+        Trouble::Unprobed => Control::Unknown,
         Trouble::CutOff => {
             let Count { n, bad } = home.failed;
             let line =

@@ -5,7 +5,7 @@ use mesh::Link;
 use super::facts::{connect_seconds, echo_seconds, one_way};
 use super::loss::scope_of;
 use super::{Case, cause, direction, example, is_latency, on, pairs, reverse, rival};
-use crate::checks::{LATENCY_CONNECT, LATENCY_HANDSHAKE};
+use crate::checks::{JITTER_PATH, LATENCY_CONNECT, LATENCY_HANDSHAKE};
 use crate::tally::Scope;
 use crate::verdict::{Check, Status};
 
@@ -280,8 +280,10 @@ fn queueing(case: &mut Case<'_, '_>, links: &[Link]) {
             "one-way times of connections in both roles",
         ));
     }
-    let links = links.to_vec();
+    let (links, back) = (links.to_vec(), reverse(first));
+    let first = first.clone();
     case.name(found, |check| {
-        is_latency(check) && links.iter().any(|link| on(check, link))
+        let uneven = check.id == JITTER_PATH && (on(check, &first) || on(check, &back));
+        uneven || (is_latency(check) && links.iter().any(|link| on(check, link)))
     });
 }

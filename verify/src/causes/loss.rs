@@ -3,7 +3,9 @@
 use mesh::Link;
 
 use super::{Case, cause, direction, example, is_latency_or_ndvi, on, pairs, reverse, rival};
-use crate::checks::{LOSS_TCP_SYN, LOSS_UDP, NODE_TCP, POD_HTTP, POD_TCP, POD_UDP};
+use crate::checks::{
+    JITTER_PATH, LOSS_TCP_SYN, LOSS_UDP, NODE_TCP, POD_HTTP, POD_TCP, POD_UDP, THROUGHPUT_TCP,
+};
 use crate::rows::percent;
 use crate::tally::Scope;
 use crate::verdict::{Check, Side, Status};
@@ -137,7 +139,8 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
     let links = [path.clone(), back];
     let path = path.clone();
     case.name(found, |check| {
-        let path_itself = check.id == LOSS_UDP && on(check, &path);
+        let path_itself = matches!(check.id.as_str(), LOSS_UDP | JITTER_PATH | THROUGHPUT_TCP)
+            && on(check, &path);
         let suffers = matches!(
             check.id.as_str(),
             POD_TCP | POD_UDP | POD_HTTP | NODE_TCP | LOSS_TCP_SYN

@@ -7,12 +7,14 @@ mod control;
 mod facts;
 mod latency;
 mod loss;
+mod mtu;
 mod node;
 mod path;
 mod policy;
 mod rest;
 mod service;
 pub mod table;
+mod transfer;
 
 use std::ops::{Deref, DerefMut};
 
@@ -63,9 +65,11 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     rest::config_and_evidence(&mut case);
     path::find(&mut case);
     policy::find(&mut case);
+    mtu::find(&mut case);
     loss::find(&mut case);
     service::find(&mut case);
     latency::find(&mut case);
+    transfer::find(&mut case);
     node::merge(&mut case);
     rest::unknown(&mut case);
     rest::agents(&mut case);
@@ -183,7 +187,11 @@ pub(crate) fn pairs(view: &View<'_>) -> Vec<Link> {
 }
 
 pub(crate) fn is_latency_or_ndvi(check: &Check) -> bool {
-    is_latency(check) || check.id == NDVI_SUCCESS || check.id == NDVI_ROUND_TRIP
+    is_latency(check) || is_ndvi(check)
+}
+
+pub(crate) fn is_ndvi(check: &Check) -> bool {
+    check.id == NDVI_SUCCESS || check.id == NDVI_ROUND_TRIP
 }
 
 pub(crate) fn is_latency(check: &Check) -> bool {

@@ -8,7 +8,7 @@ use crate::tally::Scope;
 use crate::verdict::{Cause, Side, Status};
 
 /// What single paths suffer, the id of the node's cause, and its words.
-const KINDS: [(&[&str], &str, &str, Trouble); 3] = [
+const KINDS: [(&[&str], &str, &str, Trouble); 5] = [
     (
         &["path.blackhole", "path.unanswered", "path.return"],
         "node.cut_off",
@@ -26,6 +26,18 @@ const KINDS: [(&[&str], &str, &str, Trouble); 3] = [
         "node.slow",
         "are slow",
         Trouble::Slow,
+    ),
+    (
+        &["mtu.black_hole", "mtu.ignored"],
+        "node.mtu",
+        "drop large packets",
+        Trouble::Unprobed,
+    ),
+    (
+        &["path.slow_port"],
+        "node.slow_port",
+        "carry far less than others, and queue",
+        Trouble::Unprobed,
     ),
 ];
 

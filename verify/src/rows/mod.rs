@@ -3,12 +3,15 @@
 mod config;
 pub(crate) mod control;
 mod evidence;
+mod jitter;
 mod latency;
 mod loss;
+pub(crate) mod mtu;
 mod ndvi;
 pub(crate) mod policy;
 mod reach;
 pub(crate) mod service;
+pub(crate) mod throughput;
 
 use std::collections::BTreeMap;
 
@@ -44,13 +47,26 @@ pub(crate) struct Test {
 pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
     let mut rows = config::rows(view);
     rows.extend(evidence::agents(view));
+    let suspects = throughput::Suspects::of(view);
     for link in &view.mesh.links {
-        if view.mesh.rules.denies(link) {
+        let denied = |link: &Link| view.mesh.rules.denies(link);
+        if denied(link) {
             rows.extend(despite_denial(view, link));
         } else {
             rows.extend(reach::rows(view, link));
             rows.extend(latency::rows(view, link));
             rows.extend(loss::rows(view, link));
+            rows.push(jitter::row(view, link));
+        }
+        // Whoever may connect measures both directions.
+        let back = Link {
+            source: link.target.clone(),
+            target: link.source.clone(),
+        };
+        let measurable = |link: &Link| view.mesh.links.contains(link) && !denied(link);
+        if measurable(link) || measurable(&back) {
+            rows.extend(mtu::rows(view, link));
+            rows.push(throughput::row(view, link, &suspects));
         }
         rows.extend(evidence::link_rows(view, link));
         rows.extend(ndvi::rows(view, link));

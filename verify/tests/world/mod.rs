@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the world")]
 
+mod paths;
 mod sim;
 pub(crate) mod verdicts;
 
@@ -45,6 +46,23 @@ impl On {
     }
 }
 
+/// What a sender learns of packets that are too big.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum MtuMode {
+    Silent,
+    /// As silent, and what may be cut passes in pieces; so do tunnelled packets.
+    Cut,
+    Told,
+    /// Told, and tunnelled packets pass in pieces.
+    ToldAndCut,
+    /// Told, and the kernel goes on as before.
+    Ignored,
+    /// The tunnel was told, and the kernel has learnt.
+    Absorbed,
+    /// Told; what the kernel believes is not visible.
+    Unclear,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// Share of the packets of a path direction that vanish.
@@ -83,6 +101,14 @@ pub(crate) enum Fault {
     Redirected(&'static str),
     /// Tiles take this many seconds.
     NdviSlow(f64),
+    /// Nothing above so many bytes crosses between nodes.
+    Mtu(On, u16, MtuMode),
+    /// A port that carries so many bit/s, and queues.
+    Rate(On, u64),
+    /// So many bit/s, and nothing queues.
+    Thin(On, u64),
+    /// This share of the handshakes' ACKs is late by so many seconds.
+    LateAck(On, f64, f64),
     /// No usable answer from the agents of a node.
     AgentDead(&'static str, &'static str),
     /// The kernel of a node does not testify.

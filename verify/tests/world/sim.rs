@@ -10,20 +10,20 @@ use mesh::{Node, Service, ServiceKind};
 
 use super::{DEADLINE_SECONDS, Fault, On, RTO_SECONDS, RTT_SECONDS, Random, World};
 
-struct End<'m> {
-    node: NodeRef,
+pub(super) struct End<'m> {
+    pub(super) node: NodeRef,
     declared: &'m Node,
 }
 
-struct Sim<'w> {
-    world: &'w World,
+pub(super) struct Sim<'w> {
+    pub(super) world: &'w World,
     random: Random,
     port: u16,
     clock: f64,
     /// Connects so far, and the stall of the current one, s.
     connects: u32,
     stall: f64,
-    out: Observations,
+    pub(super) out: Observations,
 }
 
 /// What became of one connection attempt.
@@ -51,7 +51,7 @@ impl World {
         sim.out
     }
 
-    fn ends(&self, cluster: &str) -> Vec<End<'_>> {
+    pub(super) fn ends(&self, cluster: &str) -> Vec<End<'_>> {
         self.mesh
             .cluster(cluster)
             .map(|c| {
@@ -123,6 +123,7 @@ impl Sim<'_> {
                 }
             }
         }
+        self.measure();
         for end in world.ends(&world.mesh.clusters[0].name) {
             self.out.series.push(KernelSeries {
                 node: end.node,
@@ -296,7 +297,15 @@ impl Sim<'_> {
                 }
                 let impostor = self.has(|f| matches!(f, Fault::Impostor(on) if on.meets(s, t)));
                 if !impostor {
-                    let at = start + connect + self.travel(s, t);
+                    let mut at = start + connect + self.travel(s, t);
+                    for fault in &self.world.faults {
+                        if let Fault::LateAck(on, share, extra) = fault
+                            && on.meets(s, t)
+                            && self.random.chance(*share)
+                        {
+                            at += extra;
+                        }
+                    }
                     self.accept(t, local, remote, at, acks < 8);
                 }
                 let cut = kind == ProbeKind::Http
