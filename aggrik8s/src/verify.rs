@@ -26,7 +26,7 @@ use crate::render::{self, style::Style};
 /// Where `lab up` leaves its files.
 const LAB_FOLDER: &str = "/run/aggrik8s/lab";
 
-/// What a run may take beyond the window of its probes.
+/// What a run may take beyond the window of its first look.
 const SLACK: Duration = Duration::from_secs(48);
 
 #[derive(Debug, Args)]
@@ -141,11 +141,11 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         today: None,
     };
     verify::check_scope(&mesh, &policy)?;
-    let run = args.window.saturating_add(SLACK);
+    let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
+    let run = plan.window().saturating_add(SLACK);
     let timeout = args
         .timeout
         .unwrap_or(if args.wait { wait::TIMEOUT } else { run });
-    let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
     let measures = measure::Measures::new(
         &mesh,
         &policy,
@@ -219,9 +219,9 @@ fn once(
     let show_progress = !global.quiet && std::io::stderr().is_terminal();
     let observations = runtime.block_on(async {
         let mut signals = signals::Signals::new()?;
-        let progress = std::sync::Arc::new(progress::Progress::new(show_progress, plan.probes()));
+        let progress = std::sync::Arc::new(progress::Progress::new(show_progress));
         tokio::select! {
-            observations = collect::collect(mesh, plan, measures, limit, &progress) => std::io::Result::Ok(Ok(observations)),
+            observations = collect::collect(mesh, plan, measures, &policy, limit, &progress) => std::io::Result::Ok(Ok(observations)),
             code = signals.next() => Ok(Err(code)),
         }
     });

@@ -88,6 +88,9 @@ pub struct ProbeRun {
     pub target: ProbeTarget,
     pub kind: ProbeKind,
     pub plane: Plane,
+    /// Which look of the plan it was sent for, from 0: later ones are sent only where earlier ones left something open.
+    #[serde(default)]
+    pub look: u32,
     pub samples: Vec<Sample>,
 }
 

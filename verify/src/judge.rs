@@ -7,10 +7,14 @@ use crate::causes;
 use crate::checks::{
     self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, NODE_TCP, POD_TCP, POD_UDP,
 };
+use crate::dependence::runs_test;
+use crate::looks;
+use crate::open::Open;
 use crate::rows::{self, Draft, Test};
-use crate::short::{Short, Subject, place};
-use crate::stats::{holm, lower_bound, p_too_few, p_too_many, upper_bound};
-use crate::tally::{Trials, localise};
+use crate::short::{Short, place};
+use crate::statement::{Statement, statements};
+use crate::stats::holm;
+use crate::tally::localise;
 use crate::verdict::{
     Check, Confidence, LinkRow, Marginal, Outcome, Side, Status, Unreachable, Verdict,
 };
@@ -112,15 +116,28 @@ pub fn judge(
     observations: &Observations,
     policy: &Policy,
 ) -> Result<Verdict, JudgeError> {
+    judge_look(mesh, observations, policy).map(|(verdict, _)| verdict)
+}
+
+/// [`judge`], and what another look at the same links would decide.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_look(
+    mesh: &Mesh,
+    observations: &Observations,
+    policy: &Policy,
+) -> Result<(Verdict, Vec<Open>), JudgeError> {
     check_scope(mesh, policy)?;
     let view = View::new(mesh, observations);
     let drafts = rows::build(&view, policy);
     let confidence = mesh.objectives.confidence;
     let mut family = Family::test(&drafts, confidence);
+    let mut open = Vec::new();
     let mut checks: Vec<Check> = drafts
         .into_iter()
         .enumerate()
-        .map(|(row, draft)| family.decide(row, draft, confidence))
+        .map(|(row, draft)| family.decide(row, draft, confidence, &mut open))
         .collect();
     let waivers = waivers::apply(&mesh.rules, policy.today.as_ref(), &mut checks);
     let links: Vec<LinkRow> = mesh
@@ -147,21 +164,28 @@ pub fn judge(
             NodeState::Observed(_) => None,
         })
         .collect();
-    Ok(Verdict {
+    let verdict = Verdict {
         result,
         confidence: Confidence {
             per_statement: confidence,
             ready: (result == Outcome::Ready).then_some(1.0 - family.weakest_ready),
             not_ready: (result == Outcome::NotReady).then_some(confidence),
-            statements: family.p_bad.len() as u64,
-            method: "exact binomial, single look; READY by intersection-union, NOT READY by Holm over all statements".to_owned(),
+            statements: family.rejected.len() as u64,
+            looks: family.looks as u64,
+            method: format!(
+                "exact binomial, bursts counted by their size, looks {} of {} with {:.0} % of the error for the first; READY by intersection-union, NOT READY by Holm over all statements",
+                family.looks,
+                looks::MOST,
+                100.0 * looks::share(0)
+            ),
         },
         links,
         checks,
         causes,
         unreachable,
         waivers,
-    })
+    };
+    Ok((verdict, open))
 }
 
 fn outcome(status: Status) -> Outcome {
@@ -174,67 +198,69 @@ fn outcome(status: Status) -> Outcome {
 
 /// All statements of a run: each row's pooled one, then its sources, then its targets.
 struct Family {
-    p_bad: Vec<f64>,
+    /// By row.
+    statements: Vec<Vec<Statement>>,
+    /// In the same order, all rows in one.
     rejected: Vec<bool>,
     /// Index of the first statement of each row.
     first: Vec<usize>,
     /// Largest chance, over the statements that had to hold, of passing while the objective is missed.
     weakest_ready: f64,
+    /// Most looks that any statement rests on.
+    looks: usize,
 }
 
 impl Family {
     fn test(drafts: &[Draft], confidence: f64) -> Self {
         let mut p_bad = Vec::new();
         let mut first = Vec::new();
+        let mut by_row = Vec::new();
         for draft in drafts {
             first.push(p_bad.len());
-            if let Some(test) = &draft.test {
-                p_bad
-                    .extend(statements(test).map(|(_, trials)| p_too_many(trials.best(), test.p0)));
-            }
+            let of_row = draft
+                .test
+                .as_ref()
+                .map_or_else(Vec::new, |test| statements(test, confidence));
+            p_bad.extend(of_row.iter().map(|statement| statement.p_bad));
+            by_row.push(of_row);
         }
-        let rejected = holm(&p_bad, 1.0 - confidence);
+        let looks = by_row.iter().flatten().map(|s| s.looks).max().unwrap_or(1);
         Self {
-            p_bad,
-            rejected,
+            rejected: holm(&p_bad, 1.0 - confidence),
+            statements: by_row,
             first,
             weakest_ready: 0.0,
+            looks,
         }
     }
 
-    fn decide(&mut self, row: usize, draft: Draft, confidence: f64) -> Check {
+    fn decide(&mut self, row: usize, draft: Draft, confidence: f64, open: &mut Vec<Open>) -> Check {
         let Draft { mut check, test } = draft;
         let Some(test) = test else { return check };
         let mut statuses = Vec::new();
         let mut short: Option<Short> = None;
         let mut missing = test.missing.clone();
-        for (at, (subject, trials)) in statements(&test).enumerate() {
-            let p_good = p_too_few(trials.worst(), test.p0);
+        for (at, statement) in self.statements[row].iter().enumerate() {
+            let subject = &statement.subject;
             let has_to_hold = subject.is_none() || test.each_node;
             let status = if self.rejected[self.first[row] + at] {
                 Status::Fail
-            } else if p_good <= 1.0 - confidence {
+            } else if statement.p_good <= 1.0 - confidence {
                 Status::Pass
             } else {
                 Status::Undecided
             };
             if has_to_hold {
                 if status == Status::Pass {
-                    self.weakest_ready = self.weakest_ready.max(p_good);
+                    self.weakest_ready = self.weakest_ready.max(statement.p_good);
                 } else if status == Status::Undecided {
-                    let this = Short::of(
-                        subject.as_ref(),
-                        trials,
-                        test.p0,
-                        confidence,
-                        self.p_bad.len(),
-                    );
+                    let this = Short::of(statement, test.p0, confidence, self.rejected.len());
                     if short.as_ref().is_none_or(|short| this.worse(short)) {
                         short = Some(this);
                     }
                 }
-                if let Some(subject) = &subject
-                    && trials.worst().n == 0
+                if let Some(subject) = subject
+                    && statement.trials.worst().n == 0
                 {
                     missing.push(format!("no usable sample {}", place(subject)));
                 }
@@ -243,12 +269,10 @@ impl Family {
                 statuses.push(status);
             }
             if let Some((side, node)) = subject {
-                check
-                    .observed
-                    .marginals
-                    .push(marginal(side, node, status, trials, confidence));
+                let marginal = marginal(*side, node.clone(), status, statement);
+                check.observed.marginals.push(marginal);
             } else {
-                figures(&mut check, trials, confidence);
+                figures(&mut check, statement);
             }
         }
         check.status = if statuses.contains(&Status::Fail) {
@@ -266,7 +290,10 @@ impl Family {
                     .cloned()
                     .or_else(|| short.as_ref().map(|short| short.words(&check.id, test.p0)));
                 if let (Some(short), true) = (short, test.missing.is_empty()) {
-                    check.more_samples_needed = short.more.filter(|_| missing.is_empty());
+                    if missing.is_empty() {
+                        open.extend(Open::of(&check, &short));
+                        check.more_samples_needed = short.more;
+                    }
                     let voided = check.observed.excluded_stalled.unwrap_or(0);
                     check.hint = Some(short.advice(voided));
                 }
@@ -274,42 +301,58 @@ impl Family {
             }
             Status::Pass | Status::Info => {}
         }
+        if let Some(order) = order(&test, &self.statements[row]) {
+            check.evidence.push(order);
+        }
         check
     }
 }
 
-fn statements(test: &Test) -> impl Iterator<Item = (Subject, Trials)> + '_ {
-    let of = move |side: Side, declared: &'_ Vec<String>| {
-        declared
-            .iter()
-            .map(move |node| (Some((side, node.clone())), test.tally.marginal(side, node)))
-            .collect::<Vec<_>>()
-    };
-    std::iter::once((None, test.tally.pooled()))
-        .chain(of(Side::Source, &test.sources))
-        .chain(of(Side::Target, &test.targets))
+/// How the bad trials hang together in time, if they do.
+fn order(test: &Test, statements: &[Statement]) -> Option<String> {
+    let bursts = statements.first()?.bursts;
+    if bursts.design_effect() < 1.5 {
+        return None;
+    }
+    let chance = test
+        .tally
+        .series()
+        .filter_map(runs_test)
+        .reduce(f64::min)
+        .filter(|p| *p < ORDER_CHANCE)?;
+    Some(format!(
+        "the bad ones come in bursts: {} in {} of them (Wald–Wolfowitz p {chance:.0e}), so that {:.1} count as one",
+        bursts.bad,
+        bursts.bursts,
+        bursts.design_effect()
+    ))
 }
 
-fn figures(check: &mut Check, trials: Trials, confidence: f64) {
+/// Below it, the order of a cell's bad trials is no accident and is told.
+const ORDER_CHANCE: f64 = 1e-3;
+
+fn figures(check: &mut Check, statement: &Statement) {
     let observed = &mut check.observed;
-    let known = trials.known;
+    let known = statement.trials.known;
     observed.n = Some(known.n);
     observed.bad = Some(known.bad);
     observed.rate = (known.n > 0).then(|| known.rate());
-    observed.rate_lower = Some(lower_bound(trials.best(), confidence));
-    observed.rate_upper = Some(upper_bound(trials.worst(), confidence));
-    observed.unresolved = (trials.unresolved > 0).then_some(trials.unresolved);
+    observed.rate_lower = Some(statement.lower);
+    observed.rate_upper = Some(statement.upper);
+    let unresolved = statement.trials.unresolved;
+    observed.unresolved = (unresolved > 0).then_some(unresolved);
+    observed.bursts = (statement.bursts.bad > 0).then_some(statement.bursts.bursts);
 }
 
-fn marginal(side: Side, node: String, status: Status, trials: Trials, confidence: f64) -> Marginal {
+fn marginal(side: Side, node: String, status: Status, statement: &Statement) -> Marginal {
     Marginal {
         side,
         node,
         status,
-        n: trials.known.n,
-        bad: trials.known.bad,
-        rate_lower: lower_bound(trials.best(), confidence),
-        rate_upper: upper_bound(trials.worst(), confidence),
+        n: statement.trials.known.n,
+        bad: statement.trials.known.bad,
+        rate_lower: statement.lower,
+        rate_upper: statement.upper,
     }
 }
 

@@ -4,19 +4,24 @@
 
 pub mod causes;
 pub mod checks;
+mod dependence;
 mod judge;
+pub mod looks;
+mod open;
 pub mod propose;
 pub mod quantile;
 pub mod report;
 mod rows;
 mod short;
+mod statement;
 pub mod stats;
 mod tally;
 pub mod verdict;
 mod view;
 pub mod waivers;
 
-pub use judge::{JudgeError, Policy, check_scope, judge};
+pub use judge::{JudgeError, Policy, check_scope, judge, judge_look};
+pub use open::Open;
 pub use report::Report;
 pub use rows::service::askers as service_askers;
 pub use verdict::{Cause, Check, Outcome, Status, Verdict};

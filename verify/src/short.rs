@@ -1,8 +1,10 @@
 //! Statements that the run leaves undecided: how far from a decision they are, in words, and what would decide them.
 
 use crate::checks::LOSS_UDP;
+use crate::looks;
 use crate::rows::percent;
-use crate::stats::samples_needed;
+use crate::statement::Statement;
+use crate::stats::{samples_needed, samples_tolerating};
 use crate::tally::Trials;
 use crate::verdict::Side;
 
@@ -20,36 +22,58 @@ pub(crate) type Subject = Option<(Side, String)>;
 pub(crate) struct Short {
     subject: Subject,
     trials: Trials,
-    /// Samples still to be taken at the observed rate; `None` when no bearable number decides.
+    /// Samples that this run lacked at the observed rate; `None` when no bearable number decides.
     pub(crate) more: Option<u64>,
+    effect: f64,
+    looks: usize,
+    p0: f64,
+    /// Confidence that a decision at one look alone would need.
+    asked: f64,
 }
 
 impl Short {
     /// Of a statement that is one of `statements`: to be a proven failure it needs more than to be one by itself.
-    pub(crate) fn of(
-        subject: Option<&(Side, String)>,
-        trials: Trials,
-        p0: f64,
-        confidence: f64,
-        statements: usize,
-    ) -> Self {
-        let count = trials.worst();
+    pub(crate) fn of(statement: &Statement, p0: f64, confidence: f64, statements: usize) -> Self {
+        let count = statement.trials.worst();
         let asked = if count.rate() > p0 {
             1.0 - (1.0 - confidence) / statements.max(1) as f64
         } else {
             confidence
         };
-        let more = samples_needed(p0, asked, count.rate())
-            .filter(|needed| {
-                let clean = samples_needed(p0, confidence, 0.0).unwrap_or(0);
-                *needed <= MOST_TIMES * count.n.max(clean)
-            })
-            .map(|needed| needed.saturating_sub(count.n).max(1));
-        Self {
-            subject: subject.cloned(),
-            trials,
-            more,
+        let mut short = Self {
+            subject: statement.subject.clone(),
+            trials: statement.trials,
+            effect: statement.bursts.design_effect(),
+            looks: statement.looks,
+            p0,
+            asked,
+            more: None,
+        };
+        short.more = short.further(0);
+        short
+    }
+
+    /// Samples beyond those at hand that decide at look `look` at the observed rate, if a bearable number does.
+    fn further(&self, look: usize) -> Option<u64> {
+        let count = self.trials.worst();
+        let confidence = looks::confidence_at(look, self.asked);
+        let needed = samples_needed(self.p0, confidence, count.rate())?;
+        let needed = (needed as f64 * self.effect).ceil() as u64;
+        let clean = samples_tolerating(self.p0, self.asked, 0).unwrap_or(0);
+        (needed <= MOST_TIMES * count.n.max(clean)).then(|| needed.saturating_sub(count.n).max(1))
+    }
+
+    /// Samples that this run's next look would have to add.
+    pub(crate) fn next(&self) -> Option<u64> {
+        if self.looks < looks::MOST {
+            self.further(self.looks)
+        } else {
+            None
         }
+    }
+
+    pub(crate) fn samples(&self) -> u64 {
+        self.trials.worst().n
     }
 
     pub(crate) fn worse(&self, other: &Self) -> bool {

@@ -91,6 +91,58 @@ pub fn p_too_many(count: Count, p0: f64) -> f64 {
     beta_reg(bad as f64, (n - bad + 1) as f64, p0)
 }
 
+/// [`p_too_few`] of dependent trials: `count` is worth `1 / effect` times as many independent ones.
+pub fn p_too_few_in_bursts(count: Count, effect: f64, p0: f64) -> f64 {
+    if effect <= 1.0 || count.bad == 0 || !(0.0..1.0).contains(&p0) || p0 <= 0.0 {
+        return p_too_few(count, p0);
+    }
+    let (good, bad) = (
+        (count.n - count.bad) as f64 / effect,
+        count.bad as f64 / effect,
+    );
+    if good <= 0.0 {
+        1.0
+    } else {
+        beta_reg(good, bad + 1.0, 1.0 - p0)
+    }
+}
+
+/// [`p_too_many`] of dependent trials: `count` is worth `1 / effect` times as many independent ones.
+pub fn p_too_many_in_bursts(count: Count, effect: f64, p0: f64) -> f64 {
+    if effect <= 1.0 || count.bad == 0 || !(0.0..1.0).contains(&p0) || p0 <= 0.0 {
+        return p_too_many(count, p0);
+    }
+    let (good, bad) = (
+        (count.n - count.bad) as f64 / effect,
+        count.bad as f64 / effect,
+    );
+    beta_reg(bad, good + 1.0, p0)
+}
+
+/// [`upper_bound`] of dependent trials.
+pub fn upper_bound_in_bursts(count: Count, effect: f64, confidence: f64) -> f64 {
+    if effect <= 1.0 || count.bad == 0 || count.bad >= count.n {
+        return upper_bound(count, confidence);
+    }
+    let (good, bad) = (
+        (count.n - count.bad) as f64 / effect,
+        count.bad as f64 / effect,
+    );
+    inv_beta_reg(bad + 1.0, good, confidence)
+}
+
+/// [`lower_bound`] of dependent trials.
+pub fn lower_bound_in_bursts(count: Count, effect: f64, confidence: f64) -> f64 {
+    if effect <= 1.0 || count.bad == 0 {
+        return lower_bound(count, confidence);
+    }
+    let (good, bad) = (
+        (count.n - count.bad) as f64 / effect,
+        count.bad as f64 / effect,
+    );
+    inv_beta_reg(bad, good + 1.0, 1.0 - confidence)
+}
+
 /// Largest sample that [`samples_needed`] names; beyond it the answer is "more than any run can send".
 pub const SAMPLES_CAP: u64 = 10_000_000;
 
@@ -307,6 +359,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn bursts_weaken_both_answers() {
+        // 20 bad of 2 000 in bursts of five are worth 4 of 400.
+        let (count, worth) = (Count::new(2_000, 20), Count::new(400, 4));
+        for p0 in [0.002, 0.01, 0.03] {
+            let few = p_too_few_in_bursts(count, 5.0, p0);
+            let many = p_too_many_in_bursts(count, 5.0, p0);
+            assert!((few - p_too_few(worth, p0)).abs() < 1e-12);
+            assert!((many - p_too_many(worth, p0)).abs() < 1e-12);
+            assert_eq!(p_too_few_in_bursts(count, 1.0, p0), p_too_few(count, p0));
+        }
+        let all = Count::new(480, 480);
+        assert!((p_too_many_in_bursts(all, 40.0, 0.01) - 1e-24).abs() < 1e-30);
+        assert_eq!(p_too_few_in_bursts(all, 40.0, 0.01), 1.0);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::dependence::{Bursts, Event};
+use crate::looks;
 use crate::stats::Count;
 use crate::verdict::Side;
 
@@ -44,40 +46,144 @@ impl std::ops::AddAssign for Trials {
     }
 }
 
-/// Trials by (source node, target node or service).
+/// Source node and target node or service.
+pub(crate) type CellName = (String, String);
+
+/// What happened between two nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Cell {
+    /// Trials of each look.
+    looks: Vec<Trials>,
+    /// Single trials in the order in which they were added, for those that are known one by one.
+    events: Vec<Event>,
+}
+
+impl Cell {
+    fn look(&mut self, look: u32) -> &mut Trials {
+        let look = (look as usize).min(looks::MOST - 1);
+        if self.looks.len() <= look {
+            self.looks.resize(look + 1, Trials::default());
+        }
+        &mut self.looks[look]
+    }
+}
+
+/// Trials by pair of nodes and look.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
-    cells: BTreeMap<(String, String), Trials>,
+    cells: BTreeMap<CellName, Cell>,
 }
 
 impl Tally {
-    pub(crate) fn cell(&mut self, cell: (String, String)) -> &mut Trials {
-        self.cells.entry(cell).or_default()
+    /// Trials of the first look.
+    pub(crate) fn cell(&mut self, cell: CellName) -> &mut Trials {
+        self.at_look(cell, 0)
     }
 
-    pub(crate) fn cells(&self) -> impl Iterator<Item = (&(String, String), Trials)> {
-        self.cells.iter().map(|(cell, trials)| (cell, *trials))
+    pub(crate) fn at_look(&mut self, cell: CellName, look: u32) -> &mut Trials {
+        self.cells.entry(cell).or_default().look(look)
+    }
+
+    /// One trial whose place in time is known.
+    pub(crate) fn add(&mut self, cell: &CellName, event: Event) {
+        self.known(cell, |cell| {
+            cell.look(event.0).known.add(event.2);
+            cell.events.push(event);
+        });
+    }
+
+    /// The place in time of a trial that is counted elsewhere.
+    pub(crate) fn note(&mut self, cell: &CellName, event: Event) {
+        self.known(cell, |cell| cell.events.push(event));
+    }
+
+    /// Most trials meet a cell that is there already: no name has to be copied.
+    fn known(&mut self, name: &CellName, edit: impl FnOnce(&mut Cell)) {
+        match self.cells.get_mut(name) {
+            Some(cell) => edit(cell),
+            None => edit(self.cells.entry(name.clone()).or_default()),
+        }
+    }
+
+    /// Forgets what is known of `cell`.
+    pub(crate) fn clear(&mut self, cell: &CellName) {
+        self.cells.remove(cell);
+    }
+
+    pub(crate) fn cells(&self) -> impl Iterator<Item = (&CellName, Trials)> {
+        self.cells
+            .iter()
+            .map(|(name, cell)| (name, total(&cell.looks)))
     }
 
     pub(crate) fn pooled(&self) -> Trials {
         self.sum(|_| true)
     }
 
-    pub(crate) fn marginal(&self, side: Side, node: &str) -> Trials {
-        self.sum(|(source, target)| match side {
-            Side::Source => source == node,
-            Side::Target => target == node,
-        })
-    }
-
-    pub(crate) fn sum(&self, within: impl Fn(&(String, String)) -> bool) -> Trials {
+    /// Of all looks.
+    pub(crate) fn sum(&self, within: impl Fn(&CellName) -> bool) -> Trials {
         let mut sum = Trials::default();
-        for (cell, trials) in &self.cells {
-            if within(cell) {
-                sum += *trials;
+        for (name, cell) in &self.cells {
+            if within(name) {
+                sum += total(&cell.looks);
             }
         }
         sum
+    }
+
+    /// What was known at each look. A look counts only if all cells took part: more samples of the suspicious
+    /// cells alone would weigh them more than the others.
+    pub(crate) fn by_look(&self, within: impl Fn(&CellName) -> bool) -> Vec<Known> {
+        let cells: Vec<&Cell> = self
+            .cells
+            .iter()
+            .filter(|(name, _)| within(name))
+            .map(|(_, cell)| cell)
+            .collect();
+        let takes_part = |cell: &Cell, look: usize| {
+            cell.looks
+                .get(look)
+                .is_some_and(|trials| trials.worst().n > 0)
+        };
+        let full = (1..looks::MOST)
+            .take_while(|look| !cells.is_empty() && cells.iter().all(|c| takes_part(c, *look)))
+            .count();
+        let mut all: Vec<Event> = Vec::new();
+        if cells.len() > 1 {
+            all = cells
+                .iter()
+                .flat_map(|cell| &cell.events)
+                .copied()
+                .collect();
+            all.sort_by_key(|event| (event.0, event.1));
+        }
+        let mut trials = Trials::default();
+        (0..=full)
+            .map(|look| {
+                for cell in &cells {
+                    trials += cell.looks.get(look).copied().unwrap_or_default();
+                }
+                let upto = |event: &&Event| event.0 as usize <= look;
+                let mut bursts = Bursts::default();
+                for cell in &cells {
+                    bursts += Bursts::of(cell.events.iter().filter(upto));
+                }
+                let together = Bursts::of(all.iter().filter(upto));
+                Known {
+                    trials,
+                    bursts: if together.design_effect() > bursts.design_effect() {
+                        together
+                    } else {
+                        bursts
+                    },
+                }
+            })
+            .collect()
+    }
+
+    /// Single trials within one cell in time, cell by cell.
+    pub(crate) fn series(&self) -> impl Iterator<Item = &[Event]> {
+        self.cells.values().map(|cell| cell.events.as_slice())
     }
 
     pub(crate) fn names(&self, side: Side) -> BTreeSet<&str> {
@@ -91,6 +197,21 @@ impl Tally {
     }
 }
 
+fn total(looks: &[Trials]) -> Trials {
+    let mut sum = Trials::default();
+    for trials in looks {
+        sum += *trials;
+    }
+    sum
+}
+
+/// The trials up to a look, and how the bad ones hang together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Known {
+    pub(crate) trials: Trials,
+    pub(crate) bursts: Bursts,
+}
+
 /// Where in a link the bad trials sit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
@@ -100,7 +221,7 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    pub(crate) fn covers(&self, cell: &(String, String)) -> bool {
+    pub(crate) fn covers(&self, cell: &CellName) -> bool {
         match self {
             Self::Everywhere => true,
             Self::Node(Side::Source, node) => &cell.0 == node,
@@ -227,6 +348,46 @@ mod tests {
         for (tally, expected) in cases {
             assert_eq!(localise(&tally), expected, "{tally:?}");
         }
+    }
+
+    #[test]
+    fn only_looks_that_all_cells_took_part_in_count() {
+        let mut tally = tally(&[&[1, 0]]);
+        let known = |tally: &Tally, within: fn(&CellName) -> bool| -> Vec<Count> {
+            let looks = tally.by_look(within);
+            looks.iter().map(|known| known.trials.known).collect()
+        };
+        *tally.at_look(("a".into(), "x".into()), 1) = Trials::of(160, 5);
+        assert_eq!(known(&tally, |_| true), [Count::new(320, 1)]);
+        let x = [Count::new(160, 1), Count::new(320, 6)];
+        assert_eq!(known(&tally, |(_, t)| t == "x"), x);
+        *tally.at_look(("a".into(), "y".into()), 1) = Trials::of(160, 0);
+        let both = [Count::new(320, 1), Count::new(640, 6)];
+        assert_eq!(known(&tally, |_| true), both);
+        assert_eq!(known(&tally, |(_, t)| t == "z"), [Count::default()]);
+    }
+
+    #[test]
+    fn bursts_are_found_within_cells_and_across_them() {
+        let cell = |t: &str| ("a".to_owned(), t.to_owned());
+        let effect = |tally: &Tally| {
+            let looks = tally.by_look(|_| true);
+            looks[0].bursts.design_effect()
+        };
+        // One burst of four, half of it in each cell.
+        let mut across = Tally::default();
+        for at in 0..40 {
+            let bad = (20..24).contains(&at);
+            across.add(&cell(if at % 2 == 0 { "x" } else { "y" }), (0, at, bad));
+        }
+        assert_eq!(effect(&across), 4.0);
+        // The same in one cell among forty of which the others are well.
+        let mut within = Tally::default();
+        for at in 0..400 {
+            let (target, bad) = (at % 40, (200..360).contains(&at));
+            within.add(&cell(&target.to_string()), (0, at, bad && target == 7));
+        }
+        assert_eq!(effect(&within), 4.0);
     }
 
     #[test]

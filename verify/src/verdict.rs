@@ -93,6 +93,8 @@ pub struct Confidence {
     pub not_ready: Option<f64>,
     /// Statements tested.
     pub statements: u64,
+    /// Looks at the samples that the run took: 1 unless something was left open.
+    pub looks: u64,
     pub method: String,
 }
 
@@ -221,6 +223,9 @@ pub struct Observed {
     /// Lost without a known direction, or missed by a starved prober perhaps: counts against READY only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unresolved: Option<u64>,
+    /// In how many bursts the bad trials came, where their order is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bursts: Option<u64>,
     /// Samples during which the prober was starved: their outcomes count, their times only where a
     /// kernel measured them as well; what stays open is `unresolved`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -238,7 +238,13 @@ fn join<'a>(
     // belongs to the i-th record.
     let mut uses: HashMap<(&NodeRef, u16, SocketAddr), usize> = HashMap::new();
     let mut probes = Vec::new();
-    for run in observations.runs.iter().filter(|run| believed(run)) {
+    let mut runs: Vec<&ProbeRun> = observations
+        .runs
+        .iter()
+        .filter(|run| believed(run))
+        .collect();
+    runs.sort_by_key(|run| run.look);
+    for run in runs {
         let mut samples: Vec<&Sample> = run.samples.iter().collect();
         samples.sort_by_key(|sample| sample.sent_ns);
         for sample in samples {

@@ -2,8 +2,8 @@
 
 mod world;
 
-use verify::Status;
 use verify::verdict::PlaneName;
+use verify::{Outcome, Status};
 use world::verdicts::{check, not_ready, top, verdict};
 use world::{Fault, On, world};
 
@@ -402,5 +402,36 @@ fn double_faults_keep_their_own_names() {
             ("path.blackhole", Some("a")),
             ("policy.pod_plane", Some("c"))
         ]
+    );
+}
+
+#[test]
+fn flows_that_always_fail_are_told_from_flows_that_sometimes_do() {
+    let dead = check(
+        vec![Fault::DeadFlows(On("a", "b"), 4)],
+        "path.flows a→b -",
+        &["a→b", "a⇢b", "b→a"],
+    );
+    let evidence = dead.causes[0].evidence.join("\n");
+    assert!(evidence.contains("port 6"), "flows to replay: {evidence}");
+    let random = check(
+        vec![Fault::Loss(On("a", "b"), 0.2)],
+        "path.loss a→b -",
+        &["a→b", "a⇢b", "b→a"],
+    );
+    let evidence = random.causes[0].evidence.join("\n");
+    assert!(evidence.contains("none always"), "{evidence}");
+    // Whatever was sent during an outage stays lost too, but all flows meet it.
+    let outages = verdict(&world(vec![Fault::Outages(On("a", "b"), 0.3, 1.5)]));
+    assert_eq!(outages.result, Outcome::NotReady);
+    assert_eq!(top(&outages), "path.loss a→b -");
+    let row = outages
+        .checks
+        .iter()
+        .find(|c| c.id == "loss.udp" && c.source_cluster.as_deref() == Some("a"))
+        .expect("row");
+    assert!(
+        row.evidence.iter().any(|line| line.contains("in bursts")),
+        "{row:?}"
     );
 }

@@ -12,6 +12,7 @@ mod ebpf;
 mod lab;
 mod need;
 mod run;
+mod simulate;
 mod stage;
 mod test;
 
@@ -42,6 +43,8 @@ enum Verb {
     },
     /// Measure what the probe costs, with and without it in one run
     Bench(bench::Args),
+    /// Judge simulated links and draw how often the verdict is wrong into `docs/simulation.svg`
+    Simulate(simulate::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Dist => dist::run(),
         Verb::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Simulate(args) => simulate::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -11,11 +11,12 @@ use mesh::{AgentEndpoint, Mesh, Tls};
 use probe_api::reply::printable;
 use probe_api::{Client, Deadlines, Identity, Observation, ProbePlan};
 use tokio::task::JoinSet;
+use verify::{Policy, judge_look};
 
 use super::believe::absurd;
 use super::clock::{self, Exchange};
 use super::measure::{Clients, Measures, measure};
-use super::plan::{Plan, Stream};
+use super::plan::{Plan, Round, Stream};
 use super::progress::Progress;
 
 const DEADLINES: Deadlines = Deadlines {
@@ -28,13 +29,18 @@ const EXCHANGES: usize = 5;
 /// The kernels' last records need this long to reach the agents.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// What a look needs beyond its probes: its answers, and its judgement.
+const ROUND_SLACK: Duration = Duration::from_secs(2);
+
 type Key = (NodeRef, Plane);
 
-/// Runs `plan` and gathers what all agents of the links in scope know, within `limit`.
+/// Probes look by look until nothing is open or `plan` has nothing left to send, and gathers what all agents of the
+/// links in scope know, within `limit`.
 pub(super) async fn collect(
     mesh: &Mesh,
     plan: &Plan,
     measures: &Measures,
+    policy: &Policy,
     limit: Duration,
     progress: &Arc<Progress>,
 ) -> Observations {
@@ -45,20 +51,41 @@ pub(super) async fn collect(
     let probing = Instant::now();
     // The kernels' part still has to be asked for when the probes were cut off.
     let reserve = (limit / 4).min(DEADLINES.call);
-    let runs = probe(&mut agents, plan, deadline - reserve, limit, progress).await;
-    let duration_seconds = probing.elapsed().as_secs_f64();
-    progress.say("measuring the paths");
-    let measurements = measure(measures, &runs, &clients(&agents), deadline - reserve).await;
-    tokio::time::sleep(SETTLE).await;
-    progress.say("asking the agents what their kernels saw");
-    let mut observations = account(agents, deadline, limit).await;
-    observations.duration_seconds = duration_seconds;
-    observations.runs = runs;
-    observations.measurements = measurements;
-    observations
+    let mut runs = Vec::new();
+    let mut done = Vec::new();
+    let mut measurements = Vec::new();
+    let mut round = plan.first();
+    loop {
+        progress.expect(round.probes());
+        runs.extend(probe(&mut agents, &round, deadline - reserve, limit, progress).await);
+        let duration_seconds = probing.elapsed().as_secs_f64();
+        if done.is_empty() {
+            progress.say("measuring the paths");
+            let clients = clients(&agents);
+            measurements = measure(measures, &runs, &clients, deadline - reserve).await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        progress.say("asking the agents what their kernels saw");
+        let mut observations = account(&agents, deadline, limit).await;
+        observations.duration_seconds = duration_seconds;
+        observations.runs = std::mem::take(&mut runs);
+        observations.measurements = std::mem::take(&mut measurements);
+        done.push(round);
+        let left = (deadline - reserve).saturating_duration_since(tokio::time::Instant::now());
+        // What cannot be judged at all is the caller's to report.
+        let open =
+            judge_look(mesh, &observations, policy).map_or_else(|_| Vec::new(), |(_, open)| open);
+        match plan.next(&done, &open, left.saturating_sub(ROUND_SLACK)) {
+            None => return observations,
+            Some(next) => round = next,
+        }
+        runs = observations.runs;
+        measurements = observations.measurements;
+    }
 }
 
 /// An agent that answered so far.
+#[derive(Clone)]
 struct Session {
     client: Client,
     identity: Identity,
@@ -200,16 +227,16 @@ fn seconds(time: SystemTime) -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Runs all streams at once. An agent whose stream fails is silent from then on, and nothing it sent is used.
+/// Runs all streams of a look at once. An agent whose stream fails is silent from then on, and nothing it sent is used.
 async fn probe(
     agents: &mut Agents,
-    plan: &Plan,
+    round: &Round,
     deadline: tokio::time::Instant,
     limit: Duration,
     progress: &Arc<Progress>,
 ) -> Vec<ProbeRun> {
     let mut running = JoinSet::new();
-    for stream in &plan.streams {
+    for stream in &round.streams {
         let key = (stream.source.clone(), stream.plane);
         let Some(Ok(session)) = agents.get(&key) else {
             continue;
@@ -250,6 +277,7 @@ async fn probe(
                 target: target.target,
                 kind: target.kind,
                 plane: stream.plane,
+                look: round.look as u32,
                 samples,
             })
         })
@@ -294,10 +322,10 @@ async fn results(
 }
 
 /// What every agent and its kernel have to say about the run.
-async fn account(agents: Agents, deadline: tokio::time::Instant, limit: Duration) -> Observations {
+async fn account(agents: &Agents, deadline: tokio::time::Instant, limit: Duration) -> Observations {
     let mut asking = JoinSet::new();
     let mut observations = Observations::default();
-    for ((node, plane), session) in agents {
+    for ((node, plane), session) in agents.clone() {
         asking.spawn(async move {
             let answer = match session {
                 Ok(session) => within(deadline, limit, witness(&node, plane, session)).await,

@@ -1,4 +1,4 @@
-//! Which probes answer the questions of a mesh, how many of each, and what they cost. Pure.
+//! Which probes answer the questions of a mesh, how many of each at which look, and what they cost. Pure.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,9 +7,8 @@ use std::time::Duration;
 use mesh::observation::{NodeRef, Plane, ProbeKind, ProbeTarget};
 use mesh::{Link, Mesh, Node, RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT, ServiceKind};
 use probe_api::{MAX_COUNT, MAX_TARGETS, PlannedTarget, ProbePlan};
-use verify::Policy;
 use verify::checks::{self, CHECKS};
-use verify::stats::samples_tolerating;
+use verify::{Open, Policy, looks};
 
 mod control;
 mod service;
@@ -22,6 +21,12 @@ pub(super) const WINDOW: Duration = Duration::from_secs(12);
 const TOLERATED: u64 = 1;
 /// Connects per node where none may come through.
 const DENIED: f64 = 60.0;
+/// Shortest later look, in windows of the first.
+const SHORTEST_ROUND: f64 = 0.5;
+/// Most probes a second of one node, and of all of them, which one collector has to read: more are spread over a longer
+/// window.
+const NODE_RATE: f64 = 1_000.0;
+const MESH_RATE: f64 = 2_500.0;
 /// Most partners that a node of the larger cluster is probed with on one link; every node has as many.
 const PARTNERS: usize = 32;
 
@@ -48,12 +53,20 @@ pub(super) struct Stream {
     pub(super) plan: ProbePlan,
 }
 
+/// The probes of one look.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Plan {
+pub(super) struct Round {
+    pub(super) look: usize,
     pub(super) streams: Vec<Stream>,
+    pub(super) window: Duration,
+}
+
+pub(super) struct Plan {
+    wanted: Vec<Wanted>,
     window: Duration,
     /// Share of the probes that the byte budget left over.
     kept: f64,
+    budget: Option<u64>,
 }
 
 impl Plan {
@@ -68,54 +81,103 @@ impl Plan {
         for want in &mut wanted {
             want.count *= times;
         }
-        let full = Self {
-            streams: streams(&wanted, window, 1.0),
+        let mut plan = Self {
+            wanted,
             window,
             kept: 1.0,
+            budget,
         };
-        let most = full
-            .per_node()
-            .values()
-            .map(|cost| cost.bytes)
-            .max()
-            .unwrap_or(0);
-        match budget {
-            Some(budget) if most > budget => {
-                let kept = budget as f64 / most as f64;
-                Self {
-                    streams: streams(&wanted, window, kept),
-                    window,
-                    kept,
-                }
-            }
-            _ => full,
+        let first = plan.first();
+        let most = first.most(|cost| cost.bytes);
+        if let Some(budget) = budget.filter(|budget| most > *budget) {
+            plan.kept = budget as f64 / most as f64;
+        }
+        let rate = |probes: u64, bearable: f64| {
+            probes as f64 * plan.kept / window.max(WINDOW).as_secs_f64() / bearable
+        };
+        let busiest = rate(first.most(Cost::probes), NODE_RATE);
+        let all = rate(first.probes(), MESH_RATE);
+        plan.window = window.mul_f64(busiest.max(all).max(1.0));
+        plan
+    }
+
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// What every run sends.
+    pub(super) fn first(&self) -> Round {
+        Round {
+            look: 0,
+            streams: streams(self.wanted.iter(), self.window, self.kept),
+            window: self.window,
         }
     }
 
-    pub(super) fn probes(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.plan.probes()).sum()
+    /// What is sent after the looks in `done` for the links and kinds that they left `open`; `None` when nothing
+    /// is left to send, or it does not fit into the byte budget or into `left`.
+    pub(super) fn next(&self, done: &[Round], open: &[Open], left: Duration) -> Option<Round> {
+        let look = done.len();
+        if look == 0 || look >= looks::MOST {
+            return None;
+        }
+        let wanted: Vec<&Wanted> = self
+            .wanted
+            .iter()
+            .filter(|want| open.iter().any(|open| want.answers(open, look)))
+            .collect();
+        let times = self.kept * (looks::times(look) - looks::times(look - 1)) as f64;
+        let mut round = Round {
+            look,
+            streams: streams(wanted.iter().copied(), self.window, times),
+            window: self.window,
+        };
+        if round.streams.is_empty() {
+            return None;
+        }
+        // No node works harder than at the first look, and bursts still have the time to show.
+        let load = round.most(Cost::probes) as f64 / done[0].most(Cost::probes).max(1) as f64;
+        round.window = self.window.mul_f64(load.max(SHORTEST_ROUND));
+        round.streams = streams(wanted.into_iter(), round.window, times);
+        let spent = |node: &NodeRef| -> u64 {
+            let cost = |round: &Round| round.per_node().get(node).map_or(0, |cost| cost.bytes);
+            done.iter().map(cost).sum::<u64>() + cost(&round)
+        };
+        let affordable = self.budget.is_none_or(|budget| {
+            let first = done[0].per_node();
+            first.keys().all(|node| spent(node) <= budget)
+        });
+        (affordable && round.longest() <= left).then_some(round)
     }
 
     /// Of the node that sends and receives most.
     pub(super) fn most_bytes(&self) -> u64 {
-        let per_node = self.per_node();
-        per_node.values().map(|cost| cost.bytes).max().unwrap_or(0)
+        self.first().most(|cost| cost.bytes)
     }
 
     /// What is about to be spent, for a person.
     pub(super) fn budget(&self) -> String {
-        let per_node = self.per_node();
-        let most = |of: fn(&Cost) -> u64| per_node.values().map(of).max().unwrap_or(0);
-        let total: u64 = per_node.values().map(|cost| cost.bytes).sum();
+        let first = self.first();
+        let total: u64 = first.per_node().values().map(|cost| cost.bytes).sum();
         let mut text = format!(
-            "budget: at most {} connections, {} datagrams and {} per node over {} s; {} probes, {} in all",
-            most(|cost| cost.connections),
-            most(|cost| cost.datagrams),
-            human(most(|cost| cost.bytes)),
+            "budget: at most {} connections, {} datagrams and {} per node over {:.0} s; {} probes, {} in all",
+            first.most(|cost| cost.connections),
+            first.most(|cost| cost.datagrams),
+            human(first.most(|cost| cost.bytes)),
             self.window.as_secs_f64(),
-            self.probes(),
+            first.probes(),
             human(total)
         );
+        text += &match self.budget {
+            Some(budget) => format!(
+                "\nbudget: what that leaves undecided is probed further, at most {} per node in all",
+                human(budget.max(first.most(|cost| cost.bytes)))
+            ),
+            None => format!(
+                "\nbudget: what that leaves undecided is probed further, at most {} per node in all",
+                human(looks::times(looks::MOST - 1) * first.most(|cost| cost.bytes))
+            ),
+        };
         if self.kept < 1.0 {
             text += &format!(
                 "\nnote: --budget leaves {:.0} % of the probes; that may be too few to decide",
@@ -123,6 +185,22 @@ impl Plan {
             );
         }
         text
+    }
+}
+
+impl Round {
+    pub(super) fn probes(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.plan.probes()).sum()
+    }
+
+    /// How long it takes when nothing answers.
+    pub(super) fn longest(&self) -> Duration {
+        let streams = self.streams.iter().map(|stream| stream.plan.longest());
+        streams.max().unwrap_or_default()
+    }
+
+    fn most(&self, of: fn(&Cost) -> u64) -> u64 {
+        self.per_node().values().map(of).max().unwrap_or(0)
     }
 
     fn per_node(&self) -> BTreeMap<&NodeRef, Cost> {
@@ -150,6 +228,13 @@ struct Cost {
     bytes: u64,
 }
 
+impl Cost {
+    fn probes(&self) -> u64 {
+        self.connections + self.datagrams
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
 struct Wanted {
     source: NodeRef,
     plane: Plane,
@@ -158,8 +243,24 @@ struct Wanted {
     count: f64,
 }
 
-/// Which kinds of probes the selected checks live from.
-fn needed(policy: &Policy, kind: ProbeKind, plane: Plane) -> bool {
+impl Wanted {
+    /// Whether more of these would settle `open` at look `look`.
+    fn answers(&self, open: &Open, look: usize) -> bool {
+        // A second look may show another rate; where it is still as close to the objective, more looks are in vain.
+        let hopeful = look == 1 || open.more.is_some();
+        let (source, target) = (&self.source.cluster, &self.target.cluster);
+        let there = (source, target) == (&open.link.source, &open.link.target);
+        // Echoes of the datagrams that the other side sent count for this direction of the path as well.
+        let back = (source, target) == (&open.link.target, &open.link.source)
+            && open.check == checks::LOSS_UDP;
+        hopeful
+            && (there || back)
+            && lives_from(self.kind, self.plane).contains(&open.check.as_str())
+    }
+}
+
+/// The checks that live from one kind of probes.
+fn lives_from(kind: ProbeKind, plane: Plane) -> &'static [&'static str] {
     let ids: &[&str] = match (kind, plane) {
         (ProbeKind::Tcp, Plane::Pod) => &[
             checks::POD_TCP,
@@ -181,6 +282,12 @@ fn needed(policy: &Policy, kind: ProbeKind, plane: Plane) -> bool {
         ids.iter()
             .all(|id| CHECKS.iter().any(|spec| spec.id == *id))
     );
+    ids
+}
+
+/// Whether the selected checks need these probes.
+fn needed(policy: &Policy, kind: ProbeKind, plane: Plane) -> bool {
+    let ids = lives_from(kind, plane);
     // Evidence is judged always, and lives from TCP probes of the pod plane.
     (kind == ProbeKind::Tcp && plane == Plane::Pod) || ids.iter().any(|id| policy.selects(id))
 }
@@ -192,7 +299,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
     };
     let objectives = &mesh.objectives;
     let proving =
-        |p0: f64| samples_tolerating(p0, objectives.confidence, TOLERATED).unwrap_or(0) as f64;
+        |p0: f64| looks::first_look(p0, objectives.confidence, TOLERATED).unwrap_or(0) as f64;
     let connect = proving(1.0 - objectives.connect_success).max(proving(0.01));
     let back = Link {
         source: link.target.clone(),
@@ -347,10 +454,14 @@ fn least_partners(pairs: &[(usize, usize)], sources: usize, targets: usize) -> u
     partners.0.into_iter().chain(partners.1).min().unwrap_or(0)
 }
 
-fn streams(wanted: &[Wanted], window: Duration, kept: f64) -> Vec<Stream> {
+fn streams<'w>(
+    wanted: impl Iterator<Item = &'w Wanted>,
+    window: Duration,
+    times: f64,
+) -> Vec<Stream> {
     let mut by_stream: BTreeMap<(&NodeRef, Plane, ProbeKind), Vec<PlannedTarget>> = BTreeMap::new();
     for want in wanted {
-        let count = (want.count * kept).ceil().clamp(1.0, f64::from(MAX_COUNT));
+        let count = (want.count * times).ceil().clamp(1.0, f64::from(MAX_COUNT));
         by_stream
             .entry((&want.source, want.plane, want.kind))
             .or_default()
@@ -494,8 +605,14 @@ mod tests {
 
     /// Probes of a kind by node, as source and as target.
     fn marginals(plan: &Plan, plane: Plane, kind: ProbeKind) -> Vec<u64> {
+        marginals_of(&plan.first(), plane, kind)
+            .into_values()
+            .collect()
+    }
+
+    fn marginals_of(round: &Round, plane: Plane, kind: ProbeKind) -> BTreeMap<(bool, String), u64> {
         let mut sums: BTreeMap<(bool, String), u64> = BTreeMap::new();
-        for stream in plan.streams.iter().filter(|stream| stream.plane == plane) {
+        for stream in round.streams.iter().filter(|stream| stream.plane == plane) {
             for target in stream
                 .plan
                 .targets
@@ -509,7 +626,7 @@ mod tests {
                 *sums.entry((false, node)).or_default() += u64::from(target.count);
             }
         }
-        sums.into_values().collect()
+        sums
     }
 
     #[test]
@@ -525,16 +642,16 @@ mod tests {
                 let marginals = marginals(&plan, Plane::Pod, kind);
                 assert_eq!(marginals.len(), 4 * nodes);
                 assert!(
-                    marginals.iter().all(|n| (473..=500).contains(n)),
+                    marginals.iter().all(|n| (486..=516).contains(n)),
                     "{nodes} {kind:?} {marginals:?}"
                 );
             }
             for (plane, kind) in [(Plane::Pod, ProbeKind::Http), (Plane::Node, ProbeKind::Tcp)] {
                 let sum: u64 = marginals(&plan, plane, kind).iter().sum();
                 // Both links, each counted by source and by target.
-                assert!(sum >= 4 * 473, "{nodes} {kind:?} {sum}");
+                assert!(sum >= 4 * 486, "{nodes} {kind:?} {sum}");
             }
-            for stream in &plan.streams {
+            for stream in &plan.first().streams {
                 stream.plan.check().expect("an agent accepts it");
                 assert!(
                     stream.plan.longest() <= Duration::from_secs(15),
@@ -548,7 +665,9 @@ mod tests {
     fn a_longer_window_sends_more_and_a_shorter_one_no_fewer() {
         let probes = |seconds| {
             let window = Duration::from_secs(seconds);
-            Plan::new(&mesh(2), &Policy::default(), window, None).probes()
+            Plan::new(&mesh(2), &Policy::default(), window, None)
+                .first()
+                .probes()
         };
         assert_eq!(probes(3), probes(12));
         let times = probes(36) as f64 / probes(12) as f64;
@@ -583,13 +702,7 @@ mod tests {
     #[test]
     fn a_byte_budget_is_kept() {
         let full = Plan::new(&mesh(2), &Policy::default(), Duration::from_secs(12), None);
-        let most = |plan: &Plan| {
-            plan.per_node()
-                .values()
-                .map(|cost| cost.bytes)
-                .max()
-                .unwrap_or(0)
-        };
+        let most = |plan: &Plan| plan.first().most(|cost| cost.bytes);
         let small = Plan::new(
             &mesh(2),
             &Policy::default(),
@@ -606,6 +719,105 @@ mod tests {
         assert!(!full.budget().contains("note"));
     }
 
+    fn open(check: &str, source: &str, target: &str, more: Option<u64>) -> Open {
+        Open {
+            check: check.to_owned(),
+            link: Link {
+                source: source.to_owned(),
+                target: target.to_owned(),
+            },
+            plane: None,
+            samples: 486,
+            more,
+        }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_later_look_probes_what_is_open_and_nothing_else() {
+        let plan = Plan::new(&mesh(2), &Policy::default(), WINDOW, None);
+        let mut done = vec![plan.first()];
+        assert_eq!(plan.next(&done, &[], MINUTE), None);
+        let latency = [open(checks::LATENCY_CONNECT, "a", "b", Some(400))];
+        let mut sent = marginals_of(&done[0], Plane::Pod, ProbeKind::Tcp);
+        for look in 1..looks::MOST {
+            let round = plan.next(&done, &latency, MINUTE).expect("a look");
+            assert_eq!(round.look, look);
+            for stream in &round.streams {
+                assert_eq!(
+                    (stream.source.cluster.as_str(), stream.plane),
+                    ("a", Plane::Pod)
+                );
+                for target in &stream.plan.targets {
+                    assert_eq!(
+                        (target.target.cluster.as_str(), target.kind),
+                        ("b", ProbeKind::Tcp)
+                    );
+                }
+                stream.plan.check().expect("an agent accepts it");
+            }
+            for (node, n) in marginals_of(&round, Plane::Pod, ProbeKind::Tcp) {
+                *sent.get_mut(&node).expect("known") += n;
+            }
+            let a0 = sent[&(true, "a0".to_owned())];
+            assert!(
+                a0 >= 486 * looks::times(look) && a0 <= 490 * looks::times(look),
+                "{a0}"
+            );
+            done.push(round);
+        }
+        assert_eq!(plan.next(&done, &latency, MINUTE), None);
+    }
+
+    #[test]
+    fn echoes_of_both_sides_settle_a_path() {
+        let plan = Plan::new(&mesh(2), &Policy::default(), WINDOW, None);
+        let path = [open(checks::LOSS_UDP, "a", "b", Some(400))];
+        let round = plan.next(&[plan.first()], &path, MINUTE).expect("a look");
+        let sources: Vec<_> = round
+            .streams
+            .iter()
+            .map(|s| s.source.node.as_str())
+            .collect();
+        assert_eq!(sources, ["a0", "a1", "b0", "b1"]);
+        let kinds = round.streams.iter().flat_map(|s| &s.plan.targets);
+        assert!(kinds.map(|t| t.kind).all(|kind| kind == ProbeKind::Udp));
+    }
+
+    #[test]
+    fn looks_end_with_hope_time_and_bytes() {
+        let plan = Plan::new(&mesh(2), &Policy::default(), WINDOW, None);
+        let first = plan.first();
+        // The nodes of `b` have the most to send: tiles as well.
+        let close = [open(checks::POD_TCP, "b", "a", None)];
+        let second = plan
+            .next(std::slice::from_ref(&first), &close, MINUTE)
+            .expect("a chance");
+        assert_eq!(plan.next(&[first.clone(), second], &close, MINUTE), None);
+        assert_eq!(
+            plan.next(std::slice::from_ref(&first), &close, Duration::from_secs(3)),
+            None
+        );
+        let bytes = first.most(|cost| cost.bytes);
+        let tight = Plan::new(&mesh(2), &Policy::default(), WINDOW, Some(bytes + 1_000));
+        assert_eq!(tight.next(&[tight.first()], &close, MINUTE), None);
+        let ample = Plan::new(&mesh(2), &Policy::default(), WINDOW, Some(2 * bytes));
+        assert!(ample.next(&[ample.first()], &close, MINUTE).is_some());
+    }
+
+    #[test]
+    fn many_probes_take_a_longer_window() {
+        let window = |nodes: usize, loss: f64| {
+            let mut mesh = mesh(nodes);
+            mesh.objectives.loss = loss;
+            Plan::new(&mesh, &Policy::default(), WINDOW, None).window()
+        };
+        assert_eq!(window(2, 0.01), WINDOW);
+        assert!(window(2, 0.000_2) > 2 * WINDOW);
+        assert!(window(40, 0.01) > 2 * WINDOW);
+    }
+
     #[test]
     fn only_what_is_asked_for_is_probed() {
         let only = |glob: &str| {
@@ -615,6 +827,7 @@ mod tests {
             };
             let plan = Plan::new(&mesh(2), &policy, Duration::from_secs(12), None);
             let mut kinds: Vec<_> = plan
+                .first()
                 .streams
                 .iter()
                 .map(|stream| (stream.plane, stream.plan.targets[0].kind))

@@ -7,21 +7,26 @@ use std::time::{Duration, Instant};
 
 pub(super) struct Progress {
     shown: bool,
-    probes: u64,
+    probes: AtomicU64,
     results: AtomicU64,
     started: Instant,
     drawn: Mutex<Option<Instant>>,
 }
 
 impl Progress {
-    pub(super) fn new(shown: bool, probes: u64) -> Self {
+    pub(super) fn new(shown: bool) -> Self {
         Self {
             shown,
-            probes,
+            probes: AtomicU64::new(0),
             results: AtomicU64::new(0),
             started: Instant::now(),
             drawn: Mutex::new(None),
         }
+    }
+
+    /// So many more probes are about to be sent.
+    pub(super) fn expect(&self, probes: u64) {
+        self.probes.fetch_add(probes, Ordering::Relaxed);
     }
 
     /// One more probe has a result.
@@ -29,7 +34,7 @@ impl Progress {
         let results = self.results.fetch_add(1, Ordering::Relaxed) + 1;
         self.say(&format!(
             "{results} of {} probes answered for, {:.0} s",
-            self.probes,
+            self.probes.load(Ordering::Relaxed),
             self.started.elapsed().as_secs_f64()
         ));
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh::Link;
 use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
 
+use crate::stats::{Count, p_too_many};
 use crate::tally::{Scope, Tally, localise};
 use crate::view::{Probe, View};
 
@@ -194,6 +195,71 @@ pub(crate) fn echo_seconds(view: &View<'_>, link: &Link, scope: &Scope) -> Optio
         .collect();
     times.sort_by(f64::total_cmp);
     Some((*times.first()?, *times.get(times.len() / 2)?))
+}
+
+/// First SYNs that were lost on a path, or their answers, and what became of the same flows a second later.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Flows {
+    pub(crate) connects: u64,
+    pub(crate) first_lost: u64,
+    /// Of these, connects that never got an answer although the SYN was sent again.
+    pub(crate) given_up: u64,
+    /// Some of them: source, port and target.
+    pub(crate) examples: Vec<String>,
+}
+
+/// Chance below which lost SYNs that stay lost are no accident.
+const FLOW_CHANCE: f64 = 1e-6;
+const FLOW_EXAMPLES: usize = 6;
+
+impl Flows {
+    /// Connects of both initiators: either needs both directions of a path.
+    pub(crate) fn of(
+        view: &View<'_>,
+        links: &[Link],
+        scope: impl Fn(&Link, &Probe<'_>) -> bool,
+    ) -> Self {
+        let mut flows = Self::default();
+        for link in links {
+            for probe in usable(view, link, Plane::Pod, ProbeKind::Tcp) {
+                let Some(record) = probe.source.filter(|_| scope(link, probe)) else {
+                    continue;
+                };
+                flows.connects += 1;
+                let given_up = matches!(
+                    record.outcome,
+                    KernelOutcome::Timeout | KernelOutcome::AbortedByApplication
+                );
+                if record.syn_retransmits == 0 && !given_up {
+                    continue;
+                }
+                flows.first_lost += 1;
+                // Without a second SYN nothing is known of the flow.
+                if given_up && record.syn_retransmits > 0 {
+                    flows.given_up += 1;
+                    if flows.examples.len() < FLOW_EXAMPLES {
+                        flows.examples.push(format!(
+                            "`{}` port {} to {}",
+                            probe.run.source.node,
+                            probe.sample.source_port,
+                            probe.run.target.address
+                        ));
+                    }
+                }
+            }
+        }
+        flows
+    }
+
+    /// Whether some flows always fail and the others do not, rather than all of them sometimes: what was lost once
+    /// is lost again far more often than a SYN is lost.
+    pub(crate) fn some_always_fail(&self) -> bool {
+        let first = Count::new(self.connects, self.first_lost);
+        let again = Count::new(self.first_lost, self.given_up);
+        2 * self.first_lost < self.connects
+            && 10 * again.bad >= 8 * again.n
+            && p_too_many(again, first.rate()) < FLOW_CHANCE
+    }
 }
 
 /// Shortest, median connect of the pod plane within a scope of a link, s.

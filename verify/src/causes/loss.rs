@@ -2,6 +2,7 @@
 
 use mesh::Link;
 
+use super::facts::Flows;
 use super::{Case, cause, direction, example, is_latency_or_ndvi, on, pairs, reverse, rival};
 use crate::checks::{
     JITTER_PATH, LOSS_TCP_SYN, LOSS_UDP, NODE_TCP, POD_HTTP, POD_TCP, POD_UDP, THROUGHPUT_TCP,
@@ -117,24 +118,58 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
         "interface error and drop counters from `{}` to `{}` (`ip -s link`, the fabric's ports); duplex, queue limits, rate limits in that direction",
         at.source_node, at.target_node
     );
-    let mut found = cause(
-        "path.loss",
-        path,
-        &scope,
-        format!("path {name} loses {loses}"),
-        hint,
-    );
-    found.evidence = evidence;
-    found.rivals = vec![
-        rival(
+    let bursts = observed.bursts.unwrap_or(bad);
+    let one_long_outage = 4 * bursts < bad;
+    let flows = flows(case, path, &scope);
+    let mut found = if flows.some_always_fail() && !one_long_outage {
+        evidence.push(format!(
+            "{} of the {} connects whose first SYN was lost stayed unanswered when it was sent again: {}",
+            flows.given_up,
+            flows.first_lost,
+            flows.examples.join(", ")
+        ));
+        let mut found = cause(
+            "path.flows",
+            path,
+            &scope,
+            format!("path {name} loses {loses}: some flows always fail, the others never"),
+            format!(
+                "the members of every ECMP or LAG group between `{}` and `{}`, and the queues of the NICs: one of them is dead; replay the ports named above to find it",
+                at.source_node, at.target_node
+            ),
+        );
+        found.rivals = vec![rival(
+            "outages of a second or more that spare other flows by chance",
+            "whether the same ports fail again",
+        )];
+        found
+    } else {
+        let mut found = cause(
+            "path.loss",
+            path,
+            &scope,
+            format!("path {name} loses {loses}"),
+            hint,
+        );
+        found.rivals = vec![rival(
             "congestion or a rate limit rather than a bad link",
             "loss and latency under a higher and a lower load",
-        ),
-        rival(
-            "a bad member of an ECMP group",
-            "whether the same 5-tuples always fail",
-        ),
-    ];
+        )];
+        let recovered = flows.first_lost - flows.given_up;
+        if 2 * recovered > flows.first_lost {
+            evidence.push(format!(
+                "{recovered} of the {} connects whose first SYN was lost got through when it was sent again: all flows fail sometimes, none always",
+                flows.first_lost
+            ));
+        } else {
+            found.rivals.push(rival(
+                "a bad member of an ECMP group",
+                "whether the same 5-tuples always fail",
+            ));
+        }
+        found
+    };
+    found.evidence = evidence;
     // TCP needs both directions: either initiator suffers from one lossy path.
     let links = [path.clone(), back];
     let path = path.clone();
@@ -148,6 +183,15 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
             && !check.observed.failures.contains_key("refused"));
         path_itself || (suffers && links.iter().any(|link| on(check, link)))
     });
+}
+
+/// The connects of both initiators that cross `scope` of `path`.
+fn flows(case: &Case<'_, '_>, path: &Link, scope: &Scope) -> Flows {
+    let mirrored = scope.mirrored();
+    Flows::of(case.view, &[path.clone(), reverse(path)], |link, probe| {
+        let within = if link == path { scope } else { &mirrored };
+        within.covers(&probe.cell())
+    })
 }
 
 fn tcp_only(case: &mut Case<'_, '_>, link: &Link) {

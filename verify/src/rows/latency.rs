@@ -1,6 +1,6 @@
 //! `latency.*`: the share of connects and handshakes above the threshold. Failed ones are above it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh::Link;
 use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
@@ -55,20 +55,23 @@ const STALL_SECONDS: f64 = 0.005;
 /// Longest time after sending in which a stall voids a sample's time.
 const LONGEST_WINDOW_SECONDS: f64 = 0.1;
 
-/// When the source's TCP prober was stalled, s since the start of its run, merged and ascending.
+/// When the source's TCP prober was stalled in one look, s since the start of its run, merged and ascending.
 ///
 /// Read from late *sends* alone: whether a send is late does not depend on how any probe ends, so voiding
 /// every sample near a stall, good or bad, cannot favour either.
 struct Stalls(Vec<(f64, f64)>);
 
 impl Stalls {
-    fn of(view: &View<'_>, source: &NodeRef) -> Self {
+    fn of(view: &View<'_>, source: &NodeRef, look: u32) -> Self {
         let mut intervals: Vec<(f64, f64)> = view
             .observations
             .runs
             .iter()
             .filter(|run| {
-                &run.source == source && run.kind == ProbeKind::Tcp && run.plane == Plane::Pod
+                &run.source == source
+                    && run.kind == ProbeKind::Tcp
+                    && run.plane == Plane::Pod
+                    && run.look == look
             })
             .flat_map(|run| &run.samples)
             .map(|sample| (sample.sent_ns as f64 * 1e-9, sample.delay_ns as f64 * 1e-9))
@@ -104,34 +107,45 @@ enum Reading {
 fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Reading) -> Draft {
     let probes = || view.of(link, Plane::Pod, ProbeKind::Tcp);
     let sent = |probe: &&Probe<'_>| probe.sample.outcome != Outcome::LocalError;
-    let mut minima: BTreeMap<(String, String), f64> = BTreeMap::new();
+    // By the pair's first look, so that later samples do not move the threshold under the earlier ones.
+    let mut shortest: BTreeMap<(String, String), (u32, f64)> = BTreeMap::new();
+    let mut minimum: Option<f64> = None;
     for probe in probes().filter(sent) {
         if let Reading::Seconds(seconds) = read(probe) {
-            let minimum = minima.entry(probe.cell()).or_insert(seconds);
-            *minimum = minimum.min(seconds);
+            minimum = Some(minimum.map_or(seconds, |least| least.min(seconds)));
+            let look = probe.run.look;
+            let known = shortest.entry(probe.cell()).or_insert((look, seconds));
+            if look < known.0 {
+                *known = (look, seconds);
+            } else if look == known.0 {
+                known.1 = known.1.min(seconds);
+            }
         }
     }
     let declared = declared(view, link);
     let threshold = |cell: &(String, String)| {
-        let shortest = minima.get(cell).copied().unwrap_or(0.0);
+        let shortest = shortest.get(cell).map_or(0.0, |(_, seconds)| *seconds);
         declared.unwrap_or(DEFAULT_FACTOR * shortest + DEFAULT_HEADROOM_SECONDS)
     };
-    let stalls: BTreeMap<&str, Stalls> = view
+    let looks: BTreeSet<u32> = view.observations.runs.iter().map(|run| run.look).collect();
+    let stalls: BTreeMap<(&str, u32), Stalls> = view
         .nodes(&link.source)
         .iter()
-        .map(|node| {
+        .flat_map(|node| looks.iter().map(move |look| (node, *look)))
+        .map(|(node, look)| {
             let source = NodeRef {
                 cluster: link.source.clone(),
                 node: node.name.clone(),
             };
-            (node.name.as_str(), Stalls::of(view, &source))
+            let stalls = Stalls::of(view, &source, look);
+            ((node.name.as_str(), look), stalls)
         })
         .collect();
     let stalled = |probe: &Probe<'_>| {
         let from = probe.sample.sent_ns as f64 * 1e-9;
         let window = threshold(&probe.cell()).min(LONGEST_WINDOW_SECONDS);
         stalls
-            .get(probe.run.source.node.as_str())
+            .get(&(probe.run.source.node.as_str(), probe.run.look))
             .is_some_and(|stalls| stalls.meets(from, from + window))
     };
     let mut values = Vec::new();
@@ -165,10 +179,14 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
     let confidence = view.mesh.objectives.confidence;
     let observed = &mut draft.check.observed;
     observed.excluded_stalled = (voided > 0).then_some(voided);
-    observed.minimum_seconds = minima.values().copied().reduce(f64::min);
+    observed.minimum_seconds = minimum;
     observed.p50 = quantile(&values, failed, 0.5, confidence);
     observed.p99 = quantile(&values, failed, 0.99, confidence);
-    let largest = minima.keys().map(&threshold).reduce(f64::max).or(declared);
+    let largest = shortest
+        .keys()
+        .map(&threshold)
+        .reduce(f64::max)
+        .or(declared);
     draft.check.expected.threshold_seconds = largest;
     let rule = if declared.is_some() {
         "declared"

@@ -7,7 +7,8 @@ use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind, Probe
 
 use super::{Counted, Draft, Trial, count, percent, unwitnessed};
 use crate::checks::{LOSS_TCP_SYN, LOSS_UDP};
-use crate::tally::{Tally, Trials};
+use crate::dependence::Event;
+use crate::tally::{CellName, Tally, Trials};
 use crate::view::View;
 
 pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
@@ -77,6 +78,58 @@ fn legs(run: &ProbeRun) -> Legs {
     }
 }
 
+/// What became of one datagram, as far as a later echo tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fate {
+    look: u32,
+    at_ns: u64,
+    arrived: bool,
+    echoed: bool,
+}
+
+impl Fate {
+    fn forward(self) -> Option<Event> {
+        Some((self.look, self.at_ns, !self.arrived))
+    }
+
+    fn back(self) -> Option<Event> {
+        self.arrived
+            .then_some((self.look, self.at_ns, !self.echoed))
+    }
+}
+
+/// The datagrams up to the last echo in the order sent. The receiver's counts tell how many of those between two
+/// echoes arrived, not which: the lost ones are taken to be the first, so that a burst stays one.
+fn fates(run: &ProbeRun) -> impl Iterator<Item = Fate> {
+    let mut samples: Vec<_> = run
+        .samples
+        .iter()
+        .filter(|sample| sample.outcome != Outcome::LocalError)
+        .collect();
+    samples.sort_by_key(|sample| sample.sequence);
+    let mut fates = Vec::with_capacity(samples.len());
+    let (mut silent, mut counted) = (0, 0);
+    for (at, sample) in samples.iter().enumerate() {
+        let count = match (sample.outcome, sample.receiver_count) {
+            (Outcome::Ok, Some(count)) => u64::from(count),
+            _ => continue,
+        };
+        let gap = (at - silent) as u64;
+        let arrived = count.saturating_sub(counted + 1).min(gap);
+        for (nth, sample) in samples[silent..=at].iter().enumerate() {
+            let last = nth as u64 == gap;
+            fates.push(Fate {
+                look: run.look,
+                at_ns: sample.sent_ns,
+                arrived: last || nth as u64 >= gap - arrived,
+                echoed: last,
+            });
+        }
+        (silent, counted) = (at + 1, counted.max(count));
+    }
+    fates.into_iter()
+}
+
 fn path(view: &View<'_>, link: &Link) -> Draft {
     let mut tally = Tally::default();
     let believed = |run: &&ProbeRun| {
@@ -110,12 +163,18 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
         if from == &link.source && to == &link.target {
             let cell = (run.source.node.clone(), target.clone());
             *echoes.entry(cell.clone()).or_insert(0) += legs.forward.known.n;
-            *tally.cell(cell) += legs.forward;
+            for event in fates(run).filter_map(Fate::forward) {
+                tally.note(&cell, event);
+            }
+            *tally.at_look(cell, run.look) += legs.forward;
         }
         if from == &link.target && to == &link.source {
             let cell = (target, run.source.node.clone());
             *echoes.entry(cell.clone()).or_insert(0) += legs.back.known.n;
-            *tally.cell(cell) += legs.back;
+            for event in fates(run).filter_map(Fate::back) {
+                tally.note(&cell, event);
+            }
+            *tally.at_look(cell, run.look) += legs.back;
         }
     }
 
@@ -130,9 +189,12 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
     let mut by_syn = 0;
     for cell in deaf {
         let arrivals = syn_arrivals(view, link, &cell);
-        if arrivals.known.n > 0 {
-            *tally.cell(cell) = arrivals;
+        if !arrivals.is_empty() {
+            tally.clear(&cell);
             by_syn += 1;
+        }
+        for event in arrivals {
+            tally.add(&cell, event);
         }
     }
 
@@ -177,14 +239,16 @@ fn answers(other: &ProbeRun, run: &ProbeRun) -> bool {
         && 2 * echoed(other) > sent(other)
 }
 
-fn syn_arrivals(view: &View<'_>, link: &Link, cell: &(String, String)) -> Trials {
+/// Every SYN that the source's kernel sent, bad if the target's kernel has no record of it. Nothing where most
+/// of them led to a connection.
+fn syn_arrivals(view: &View<'_>, link: &Link, cell: &CellName) -> Vec<Event> {
     let target = NodeRef {
         cluster: link.target.clone(),
         node: cell.1.clone(),
     };
-    let mut trials = Trials::default();
+    let mut events = Vec::new();
     if !view.witnessed(&target) {
-        return trials;
+        return events;
     }
     let mut established = 0;
     for probe in view.of(link, Plane::Pod, ProbeKind::Tcp) {
@@ -192,15 +256,15 @@ fn syn_arrivals(view: &View<'_>, link: &Link, cell: &(String, String)) -> Trials
             .source
             .is_some_and(|record| record.outcome != KernelOutcome::Local);
         if sent && &probe.cell() == cell {
-            trials.known.add(probe.target.is_none());
-            established += u64::from(probe.sample.connect_ns.is_some());
+            let lost = probe.target.is_none();
+            events.push((probe.run.look, probe.sample.sent_ns, lost));
+            established += usize::from(probe.sample.connect_ns.is_some());
         }
     }
-    if 2 * established > trials.known.n {
-        Trials::default()
-    } else {
-        trials
+    if 2 * established > events.len() {
+        events.clear();
     }
+    events
 }
 
 fn syn(view: &View<'_>, link: &Link) -> Draft {
@@ -279,6 +343,7 @@ mod tests {
             },
             kind: ProbeKind::Udp,
             plane: Plane::Pod,
+            look: 0,
             samples,
         }
     }
@@ -303,6 +368,35 @@ mod tests {
         ];
         for (fates, forward, back) in cases {
             assert_eq!(legs(&run(fates)), Legs { forward, back }, "{fates}");
+        }
+    }
+
+    #[test]
+    fn each_datagram_has_its_fate() {
+        for (sent, there, back) in [
+            ("....", "....", "...."),
+            (".>.>.", ".x.x.", "..."),
+            (".<<<.", ".....", ".xxx."),
+            (">>.<.>", "xx...", ".x."),
+            // Which of the two was lost on the way there cannot be known.
+            (".<>.", ".x..", ".x."),
+            (">>>", "", ""),
+        ] {
+            let drawn = |events: Vec<Event>| -> String {
+                let mark = |event: &Event| if event.2 { 'x' } else { '.' };
+                events.iter().map(mark).collect()
+            };
+            let run = run(sent);
+            assert_eq!(
+                drawn(fates(&run).filter_map(Fate::forward).collect()),
+                there,
+                "{sent}"
+            );
+            assert_eq!(
+                drawn(fates(&run).filter_map(Fate::back).collect()),
+                back,
+                "{sent}"
+            );
         }
     }
 }

@@ -16,11 +16,11 @@ pub(crate) mod throughput;
 use std::collections::BTreeMap;
 
 use mesh::Link;
-use mesh::observation::{NodeRef, Outcome, Plane};
+use mesh::observation::{NodeRef, Outcome, Plane, ProbeRun};
 
 use crate::Policy;
 use crate::checks::{self, CheckSpec};
-use crate::tally::Tally;
+use crate::tally::{CellName, Tally};
 use crate::verdict::{Check, Expected, Observed, Status};
 use crate::view::{Probe, View};
 
@@ -48,14 +48,19 @@ pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
     let mut rows = config::rows(view);
     rows.extend(evidence::agents(view));
     let suspects = throughput::Suspects::of(view);
+    let wanted = |ids: &[&str]| ids.iter().any(|id| policy.selects(id));
     for link in &view.mesh.links {
         let denied = |link: &Link| view.mesh.rules.denies(link);
         if denied(link) {
             rows.extend(despite_denial(view, link));
         } else {
             rows.extend(reach::rows(view, link));
-            rows.extend(latency::rows(view, link));
-            rows.extend(loss::rows(view, link));
+            if wanted(&[checks::LATENCY_CONNECT, checks::LATENCY_HANDSHAKE]) {
+                rows.extend(latency::rows(view, link));
+            }
+            if wanted(&[checks::LOSS_UDP, checks::LOSS_TCP_SYN]) {
+                rows.extend(loss::rows(view, link));
+            }
             rows.push(jitter::row(view, link));
         }
         // Whoever may connect measures both directions.
@@ -169,6 +174,7 @@ pub(crate) fn count<'p, 'a: 'p>(
     mut trial: impl FnMut(&Probe<'a>) -> Trial,
 ) -> Counted {
     let mut counted = Counted::default();
+    let mut current: Option<(&ProbeRun, CellName)> = None;
     for probe in probes {
         if probe.sample.outcome == Outcome::LocalError {
             counted.local += 1;
@@ -178,10 +184,17 @@ pub(crate) fn count<'p, 'a: 'p>(
         if probe.sample.starved && !matches!(trial, Trial::Skip) {
             counted.starved += 1;
         }
+        // Probes come run by run.
+        let cell = match current.take() {
+            Some((run, cell)) if std::ptr::eq(run, probe.run) => cell,
+            _ => probe.cell(),
+        };
+        let (_, cell) = current.insert((probe.run, cell));
         let bad = match trial {
             Trial::Skip => continue,
             Trial::Doubtful => {
-                counted.tally.cell(probe.cell()).unresolved += 1;
+                let trials = counted.tally.at_look(cell.clone(), probe.run.look);
+                trials.unresolved += 1;
                 continue;
             }
             Trial::Good => false,
@@ -190,7 +203,8 @@ pub(crate) fn count<'p, 'a: 'p>(
                 true
             }
         };
-        counted.tally.cell(probe.cell()).known.add(bad);
+        let event = (probe.run.look, probe.sample.sent_ns, bad);
+        counted.tally.add(cell, event);
     }
     counted
 }

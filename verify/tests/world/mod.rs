@@ -79,6 +79,10 @@ pub(crate) enum Fault {
     Resets(On, f64),
     /// The first packet of each connection waits, s.
     Setup(On, f64),
+    /// One flow in so many loses everything in this path direction, the others nothing.
+    DeadFlows(On, u16),
+    /// The path direction loses everything for so many seconds out of every so many.
+    Outages(On, f64, f64),
     /// Extra one-way delay, s.
     Delay(On, f64),
     /// This share of the packets is late by so many seconds.

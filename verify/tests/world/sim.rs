@@ -19,6 +19,8 @@ pub(super) struct Sim<'w> {
     pub(super) world: &'w World,
     random: Random,
     port: u16,
+    /// Hash of the current flow.
+    flow: u16,
     clock: f64,
     /// Connects so far, and the stall of the current one, s.
     connects: u32,
@@ -39,6 +41,7 @@ impl World {
             world: self,
             random: Random::new(self.seed),
             port: 61_000,
+            flow: 0,
             clock: 0.0,
             connects: 0,
             stall: 0.0,
@@ -168,6 +171,16 @@ impl Sim<'_> {
         let mut alive = true;
         for fault in &self.world.faults {
             let loss = match fault {
+                Fault::DeadFlows(on, one_in)
+                    if on.meets(from, to) && self.flow.is_multiple_of(*one_in) =>
+                {
+                    1.0
+                }
+                Fault::Outages(on, lasting, every)
+                    if on.meets(from, to) && self.clock % every < *lasting =>
+                {
+                    1.0
+                }
                 Fault::Loss(on, p) if on.meets(from, to) => *p,
                 Fault::PodLoss(on, p) if on.meets(from, to) && plane == Plane::Pod => *p,
                 Fault::UdpLoss(on, p) if on.meets(from, to) && udp => *p,
@@ -231,6 +244,7 @@ impl Sim<'_> {
         } else {
             self.port + 1
         };
+        self.flow = (u32::from(self.port).wrapping_mul(0x9e37_79b1) >> 16) as u16;
         self.port
     }
 
@@ -444,7 +458,7 @@ impl Sim<'_> {
         attempt: Attempt,
         responder: Option<NodeRef>,
     ) -> Sample {
-        self.clock += 0.0005;
+        self.clock += 0.02;
         let starved = self.world.faults.iter().find_map(|f| match f {
             Fault::Starved(share) => Some(*share),
             _ => None,
@@ -578,6 +592,7 @@ impl Sim<'_> {
                 ServiceKind::Tcp => ProbeKind::Tcp,
             },
             plane: Plane::Pod,
+            look: 0,
             samples,
         });
     }
@@ -601,6 +616,7 @@ impl Sim<'_> {
             },
             kind,
             plane,
+            look: 0,
             samples,
         });
     }
