@@ -14,7 +14,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let mut command = run::cargo("run --profile lab --locked -p verify --example simulate --");
+    let mut command = run::cargo("run --locked -p verify --example simulate --");
     command
         .arg(args.links.to_string())
         .arg("docs/simulation.svg");

@@ -168,11 +168,15 @@ async fn within<T>(
 ) -> Result<T, String> {
     match tokio::time::timeout_at(deadline, answer).await {
         Ok(answer) => answer,
-        Err(_) => Err(format!(
-            "did not finish within --timeout {}",
-            humantime::format_duration(limit)
-        )),
+        Err(_) => Err(out_of_time(limit)),
     }
+}
+
+fn out_of_time(limit: Duration) -> String {
+    format!(
+        "did not finish within --timeout {}",
+        humantime::format_duration(limit)
+    )
 }
 
 async fn session(
@@ -246,15 +250,25 @@ async fn probe(
             continue;
         };
         let progress = Arc::clone(progress);
+        let later = round.look > 0;
         running.spawn(async move {
-            let results = within(deadline, limit, results(&client, &stream.plan, &progress)).await;
+            let answer = results(&client, &stream.plan, &progress);
+            let results = match tokio::time::timeout_at(deadline, answer).await {
+                Ok(results) => results.map(Some),
+                // What earlier looks brought stands; the agent will be asked again what its kernel saw.
+                Err(_) if later => Ok(None),
+                Err(_) => Err(out_of_time(limit)),
+            };
             (key, stream, results)
         });
     }
     let mut done = Vec::new();
     while let Some(finished) = running.join_next().await {
         match finished {
-            Ok((_, stream, Ok(samples))) => done.push((stream, samples)),
+            Ok((_, stream, Ok(Some(samples)))) => done.push((stream, samples)),
+            Ok((key, _, Ok(None))) => {
+                tracing::warn!(node = %key.0.node, "ran out of time during a later look, which does not count");
+            }
             Ok((key, _, Err(reason))) => {
                 agents.insert(key, Err(reason));
             }
