@@ -16,7 +16,12 @@ const KINDS: [(&[&str], &str, &str, Trouble); 5] = [
         Trouble::CutOff,
     ),
     (
-        &["path.loss", "loss.undirected", "loss.tcp_only"],
+        &[
+            "path.loss",
+            "path.flows",
+            "loss.undirected",
+            "loss.tcp_only",
+        ],
         "node.lossy",
         "lose packets",
         Trouble::Lossy,

@@ -47,6 +47,12 @@ pub const CAUSES: &[CauseSpec] = &[
         "error and drop counters of the interfaces along the direction, duplex and speed, a full queue",
     ),
     spec(
+        "path.flows",
+        "some flows of a path direction always fail, the others never",
+        "as path.loss, and the connects whose first SYN was lost stay unanswered when it is sent again on the same ports; the losses do not come in bursts",
+        "the members of every ECMP or LAG group and the queues of the NICs along the direction; replay the ports that are listed",
+    ),
+    spec(
         "path.longer",
         "the path became longer",
         "even the shortest time is near or beyond the threshold; which direction, from the kernels' time stamps of both ends where their clocks are known well enough",
