@@ -5,8 +5,15 @@ pub(crate) type Event = (u32, u64, bool);
 
 /// Bad trials with no more than this many good ones between them belong to one burst: one that lets some through.
 const LET_THROUGH: u64 = 3;
-/// Longest burst that counts as one. What lasts longer is a state of the link and counts once for each of these.
-const LONGEST_BURST_NS: u64 = 1_000_000_000;
+/// Longest burst that counts as one, ns. What lasts longer is a state of the link and counts once for each of these.
+pub(crate) const LONGEST_BURST_NS: u64 = 1_000_000_000;
+/// A shorter look has shorter bursts, so that a link that is dead throughout counts this often.
+const BURSTS_OF_A_LOOK: u64 = 12;
+
+/// Longest burst for trials that are spread over `span_ns`.
+pub(crate) fn longest_burst_ns(span_ns: u64) -> u64 {
+    LONGEST_BURST_NS.min(span_ns / BURSTS_OF_A_LOOK)
+}
 
 /// Bad trials and the bursts in which they came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,8 +25,8 @@ pub(crate) struct Bursts {
 }
 
 impl Bursts {
-    /// `series` ascends in time.
-    pub(crate) fn of<'e>(series: impl IntoIterator<Item = &'e Event>) -> Self {
+    /// `series` ascends in time; no burst is longer than `longest_ns`.
+    pub(crate) fn of<'e>(series: impl IntoIterator<Item = &'e Event>, longest_ns: u64) -> Self {
         let mut sum = Self::default();
         let (mut size, mut good) = (0_u64, 0_u64);
         let mut began = (0, 0);
@@ -31,7 +38,7 @@ impl Bursts {
             let same = size > 0
                 && good <= LET_THROUGH
                 && look == began.0
-                && at.saturating_sub(began.1) <= LONGEST_BURST_NS;
+                && at.saturating_sub(began.1) <= longest_ns;
             if !same {
                 sum.close(size);
                 size = 0;
@@ -110,7 +117,7 @@ mod tests {
             ("..x.x..x.....", 3, 1, 3.0),
             ("x...x....x", 3, 2, 5.0 / 3.0),
         ] {
-            let found = Bursts::of(&series(text));
+            let found = Bursts::of(&series(text), LONGEST_BURST_NS);
             assert_eq!((found.bad, found.bursts), (bad, bursts), "{text}");
             assert!((found.design_effect() - effect).abs() < 1e-12, "{text}");
         }
@@ -119,10 +126,13 @@ mod tests {
     #[test]
     fn what_lasts_counts_more_than_once() {
         // Ten seconds without an answer: 41 trials a second, so about ten bursts.
-        let found = Bursts::of(&series(&"x".repeat(400)));
+        let found = Bursts::of(&series(&"x".repeat(400)), LONGEST_BURST_NS);
         assert_eq!((found.bad, found.bursts), (400, 10));
         // A new look begins a new burst.
-        let found = Bursts::of(&[(0, 5, true), (1, 6, true)]);
+        let found = Bursts::of(&[(0, 5, true), (1, 6, true)], LONGEST_BURST_NS);
+        // A short look that is bad throughout is as bad as a long one.
+        assert_eq!(longest_burst_ns(600_000_000), 50_000_000);
+        assert_eq!(longest_burst_ns(60_000_000_000), LONGEST_BURST_NS);
         assert_eq!(found.bursts, 2);
     }
 

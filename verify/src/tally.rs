@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::dependence::{Bursts, Event};
+use crate::dependence::{Bursts, Event, LONGEST_BURST_NS, longest_burst_ns};
 use crate::looks;
 use crate::stats::Count;
 use crate::verdict::Side;
@@ -157,6 +157,17 @@ impl Tally {
                 .collect();
             all.sort_by_key(|event| (event.0, event.1));
         }
+        let first = || {
+            cells
+                .iter()
+                .flat_map(|cell| &cell.events)
+                .filter(|e| e.0 == 0)
+        };
+        let ends = (first().map(|e| e.1).min(), first().map(|e| e.1).max());
+        let longest = match ends {
+            (Some(from), Some(to)) => longest_burst_ns(to - from),
+            _ => LONGEST_BURST_NS,
+        };
         let mut trials = Trials::default();
         (0..=full)
             .map(|look| {
@@ -166,9 +177,9 @@ impl Tally {
                 let upto = |event: &&Event| event.0 as usize <= look;
                 let mut bursts = Bursts::default();
                 for cell in &cells {
-                    bursts += Bursts::of(cell.events.iter().filter(upto));
+                    bursts += Bursts::of(cell.events.iter().filter(upto), longest);
                 }
-                let together = Bursts::of(all.iter().filter(upto));
+                let together = Bursts::of(all.iter().filter(upto), longest);
                 Known {
                     trials,
                     bursts: if together.design_effect() > bursts.design_effect() {
@@ -378,14 +389,20 @@ mod tests {
         let mut across = Tally::default();
         for at in 0..40 {
             let bad = (20..24).contains(&at);
-            across.add(&cell(if at % 2 == 0 { "x" } else { "y" }), (0, at, bad));
+            across.add(
+                &cell(if at % 2 == 0 { "x" } else { "y" }),
+                (0, at * 25_000_000, bad),
+            );
         }
         assert_eq!(effect(&across), 4.0);
         // The same in one cell among forty of which the others are well.
         let mut within = Tally::default();
         for at in 0..400 {
             let (target, bad) = (at % 40, (200..360).contains(&at));
-            within.add(&cell(&target.to_string()), (0, at, bad && target == 7));
+            within.add(
+                &cell(&target.to_string()),
+                (0, at * 25_000_000 / 40, bad && target == 7),
+            );
         }
         assert_eq!(effect(&within), 4.0);
     }
