@@ -397,8 +397,8 @@ mod tests {
         assert_eq!(effect(&across), 4.0);
         // The same in one cell among forty of which the others are well.
         let mut within = Tally::default();
-        for at in 0..400 {
-            let (target, bad) = (at % 40, (200..360).contains(&at));
+        for at in 0..4_000 {
+            let (target, bad) = (at % 40, (2_000..2_160).contains(&at));
             within.add(
                 &cell(&target.to_string()),
                 (0, at * 25_000_000 / 40, bad && target == 7),
