@@ -127,6 +127,7 @@ fn run(from: (&str, &str), to: (&str, &str), kind: ProbeKind, plane: Plane, ok: 
         },
         kind,
         plane,
+        look: 0,
         samples: vec![Sample {
             sequence: 0,
             source_port: 61_500,
