@@ -3,7 +3,7 @@
 //! Times are nanoseconds on the observing agent's monotonic clock, counted from the start of its
 //! run; a duration never mixes two clocks.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -162,6 +162,16 @@ pub struct KernelSeries {
     pub retransmits: u64,
 }
 
+/// Datagrams of requested UDP probes that the responder on `node` got during the run. Where addresses are translated
+/// on the way, a peer that none came from may have sent some all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    pub node: NodeRef,
+    pub peer: IpAddr,
+    /// Distinct ones; each was answered.
+    pub datagrams: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -268,4 +278,6 @@ pub struct Observations {
     pub nodes: Vec<NodeReport>,
     #[serde(default)]
     pub measurements: Vec<PathMeasurement>,
+    #[serde(default)]
+    pub received: Vec<Received>,
 }

@@ -1,10 +1,11 @@
 //! Replies of an agent, checked: a field that is missing, unknown or contradicts another is an error.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, KernelSeries, NodeAccount, NodeRef, Origin, Plane,
+    Received,
 };
 
 use crate::request::is_name;
@@ -143,6 +144,8 @@ pub struct Observation {
     pub series: Vec<Series>,
     /// Agent- and kernel-wide counters by metric name.
     pub counters: BTreeMap<String, u64>,
+    /// Distinct datagrams of requested probes that the responder answered, by where they came from.
+    pub received: BTreeMap<IpAddr, u64>,
     pub wall_ns: u64,
     pub monotonic_ns: u64,
 }
@@ -218,11 +221,20 @@ impl TryFrom<wire::ObserveReply> for Observation {
             .into_iter()
             .map(Series::try_from)
             .collect::<Result<_, _>>()?;
+        let mut received = BTreeMap::new();
+        for from in &reply.received {
+            let address: IpAddr = from
+                .address
+                .parse()
+                .map_err(|_| field("address", &from.address))?;
+            *received.entry(address.to_canonical()).or_default() += from.datagrams;
+        }
         Ok(Self {
             boot_id: boot_id(&reply.boot_id)?,
             layout: reply.layout,
             series,
             counters: reply.counters,
+            received,
             wall_ns: reply.wall_ns,
             monotonic_ns: reply.monotonic_ns,
         })
@@ -283,6 +295,17 @@ impl Series {
 }
 
 impl Observation {
+    /// Datagrams that reached the responder of `node` since `before`, by where they came from.
+    #[must_use]
+    pub fn received_since(&self, before: &Self, node: &NodeRef) -> Vec<Received> {
+        let grown = |(peer, now): (&IpAddr, &u64)| Received {
+            node: node.clone(),
+            peer: *peer,
+            datagrams: now.saturating_sub(before.received.get(peer).copied().unwrap_or(0)),
+        };
+        self.received.iter().map(grown).collect()
+    }
+
     /// What this agent may have missed between `before` and `self`. The clock offset is the collector's to add.
     #[must_use]
     pub fn account_since(&self, before: &Self, identity: &Identity) -> NodeAccount {

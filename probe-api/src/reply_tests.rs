@@ -204,12 +204,19 @@ fn the_account_is_the_difference_and_sees_a_clock_step() {
         layout: 1,
         series: vec![],
         counters: BTreeMap::from([(EVENTS_PRODUCED.to_owned(), produced)]),
+        received: BTreeMap::from([("10.0.0.1".parse().expect("an address"), produced)]),
         wall_ns,
         monotonic_ns,
     };
     let account = at(15, 9_000_000_000, 3_000_000_000)
         .account_since(&at(5, 1_000_000_000, 1_000_000_000), &identity);
     assert_eq!(account.events_produced, 10);
+    let node = NodeRef {
+        cluster: "east".into(),
+        node: "e-1".into(),
+    };
+    let received = at(15, 0, 0).received_since(&at(5, 0, 0), &node);
+    assert_eq!((received.len(), received[0].datagrams), (1, 10));
     assert_eq!(account.kernel_witness.as_deref(), Some("no pins"));
     assert!((account.clock_step_seconds - 6.0).abs() < 1e-9);
 }

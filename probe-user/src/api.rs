@@ -162,6 +162,16 @@ impl wire::agent_server::Agent for Api {
             .flat_map(|reading| &reading.series)
             .map(wire_series)
             .collect();
+        let received = agent
+            .responder
+            .arrivals
+            .so_far()
+            .into_iter()
+            .map(|(peer, datagrams)| wire::Received {
+                address: peer.to_string(),
+                datagrams,
+            })
+            .collect();
         let counters = metrics::agent_counters(agent, reading.as_ref());
         let (wall_ns, monotonic_ns) = clocks();
         Ok(Response::new(wire::ObserveReply {
@@ -171,6 +181,7 @@ impl wire::agent_server::Agent for Api {
             wall_ns,
             monotonic_ns,
             boot_id: agent.boot_id.clone(),
+            received,
         }))
     }
 

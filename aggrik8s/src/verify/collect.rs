@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh::observation::{
-    KernelSeries, NodeRef, NodeReport, NodeState, Observations, Plane, ProbeRun, Sample,
+    KernelSeries, NodeRef, NodeReport, NodeState, Observations, Plane, ProbeRun, Received, Sample,
 };
 use mesh::{AgentEndpoint, Mesh, Tls};
 use probe_api::reply::printable;
@@ -357,7 +357,8 @@ async fn account(agents: &Agents, deadline: tokio::time::Instant, limit: Duratio
             }
         };
         let state = match answer {
-            Ok((account, connections, series)) => {
+            Ok((account, connections, series, received)) => {
+                observations.received.extend(received);
                 observations.connections.extend(connections);
                 observations.series.extend(series);
                 NodeState::Observed(account)
@@ -376,6 +377,7 @@ type Testimony = (
     mesh::observation::NodeAccount,
     Vec<mesh::observation::KernelConnection>,
     Vec<KernelSeries>,
+    Vec<Received>,
 );
 
 async fn witness(node: &NodeRef, plane: Plane, session: Session) -> Result<Testimony, String> {
@@ -401,7 +403,7 @@ async fn witness(node: &NodeRef, plane: Plane, session: Session) -> Result<Testi
     account.monotonic_offset_seconds = clock::offset(&monotonic).map(|(offset, _)| offset);
     // Both planes of a node share one kernel; the pod plane reads it.
     if plane == Plane::Node {
-        return Ok((account, Vec::new(), Vec::new()));
+        return Ok((account, Vec::new(), Vec::new(), Vec::new()));
     }
     let mut connections = Vec::new();
     if identity.kernel_witness {
@@ -417,7 +419,8 @@ async fn witness(node: &NodeRef, plane: Plane, session: Session) -> Result<Testi
         }
         connections = records.connections;
     }
-    Ok((account, connections, grown(node, &before, &after)))
+    let received = after.received_since(&before, node);
+    Ok((account, connections, grown(node, &before, &after), received))
 }
 
 /// What each series grew by during the run.

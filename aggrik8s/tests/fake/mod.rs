@@ -433,6 +433,7 @@ impl Agent for FakeAgent {
             wall_ns: Self::wall(),
             monotonic_ns: self.monotonic(),
             boot_id: if restarted { "b00t2" } else { "b00t" }.to_owned(),
+            received: Vec::new(),
         }))
     }
 

@@ -50,6 +50,18 @@ pub struct ObserveReply {
     /// as in IdentityReply: differs after a restart of the agent
     #[prost(string, tag = "6")]
     pub boot_id: ::prost::alloc::string::String,
+    /// by the responder, from ports of requested probes
+    #[prost(message, repeated, tag = "7")]
+    pub received: ::prost::alloc::vec::Vec<Received>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Received {
+    /// where the datagrams came from, as seen here
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// distinct ones, each answered
+    #[prost(uint64, tag = "2")]
+    pub datagrams: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Series {

@@ -1,6 +1,7 @@
 //! The responder: answers probes over TCP, UDP and HTTP with who it is. Bounded in connections, time and
 //! memory, and over UDP never sends more than it was sent to whoever has not proven its address.
 
+mod arrivals;
 mod http;
 mod runs;
 mod sized;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub use arrivals::Arrivals;
 use mesh::observation::NodeRef;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UdpSocket};
@@ -69,6 +71,8 @@ pub struct ResponderStats {
     pub send_errors: AtomicU64,
     /// UDP runs whose count was forgotten to make room.
     pub evicted_runs: AtomicU64,
+    /// Distinct datagrams of requested probes.
+    pub arrivals: Arrivals,
 }
 
 #[derive(Debug, thiserror::Error)]

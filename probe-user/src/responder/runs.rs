@@ -15,6 +15,15 @@ struct Run {
     last_use: u64,
 }
 
+/// A datagram among those of its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Distinct ones so far, this one included.
+    pub(super) total: u32,
+    /// It had not come before.
+    pub(super) first: bool,
+}
+
 /// Runs by their id; the one unused for the longest time makes room.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
@@ -26,7 +35,7 @@ pub(super) struct Runs {
 
 impl Runs {
     /// Counts one datagram, duplicates once. `None` for a sequence that no plan has.
-    pub(super) fn count(&mut self, run: u64, sequence: u32) -> Option<u32> {
+    pub(super) fn count(&mut self, run: u64, sequence: u32) -> Option<Counted> {
         if sequence >= MAX_COUNT {
             return None;
         }
@@ -44,11 +53,13 @@ impl Runs {
             self.words += grow;
         }
         entry.last_use = self.clock;
-        if entry.seen[word] & (1 << bit) == 0 {
-            entry.seen[word] |= 1 << bit;
-            entry.count += 1;
-        }
-        Some(entry.count)
+        let first = entry.seen[word] & (1 << bit) == 0;
+        entry.seen[word] |= 1 << bit;
+        entry.count += u32::from(first);
+        Some(Counted {
+            total: entry.count,
+            first,
+        })
     }
 
     fn evict_other_than(&mut self, keep: u64) -> Option<()> {
@@ -69,15 +80,25 @@ impl Runs {
 mod tests {
     use super::*;
 
+    fn total(runs: &mut Runs, run: u64, sequence: u32) -> Option<u32> {
+        runs.count(run, sequence).map(|counted| counted.total)
+    }
+
     #[test]
     fn a_duplicate_counts_once_and_order_does_not_matter() {
         let mut runs = Runs::default();
-        assert_eq!(runs.count(7, 0), Some(1));
-        assert_eq!(runs.count(7, 70), Some(2));
-        assert_eq!(runs.count(7, 0), Some(2));
-        assert_eq!(runs.count(7, 3), Some(3));
-        assert_eq!(runs.count(8, 3), Some(1), "each run has its own count");
-        assert_eq!(runs.count(7, MAX_COUNT), None);
+        assert_eq!(total(&mut runs, 7, 0), Some(1));
+        assert_eq!(total(&mut runs, 7, 70), Some(2));
+        assert_eq!(total(&mut runs, 7, 0), Some(2));
+        assert_eq!(total(&mut runs, 7, 3), Some(3));
+        assert!(!runs.count(7, 3).expect("counted").first);
+        assert!(runs.count(7, 4).expect("counted").first);
+        assert_eq!(
+            total(&mut runs, 8, 3),
+            Some(1),
+            "each run has its own count"
+        );
+        assert_eq!(total(&mut runs, 7, MAX_COUNT), None);
     }
 
     #[test]
@@ -90,8 +111,8 @@ mod tests {
         assert_eq!(runs.evicted, 0);
         runs.count(5_000, 0);
         assert_eq!((runs.evicted, runs.runs.len()), (1, 1_024));
-        assert_eq!(runs.count(0, 2), Some(3), "in use, so kept");
-        assert_eq!(runs.count(1, 0), Some(1), "forgotten");
+        assert_eq!(total(&mut runs, 0, 2), Some(3), "in use, so kept");
+        assert_eq!(total(&mut runs, 1, 0), Some(1), "forgotten");
 
         for run in 10_000..12_000 {
             runs.count(run, MAX_COUNT - 1);

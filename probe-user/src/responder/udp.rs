@@ -22,15 +22,16 @@ use crate::sys::socket::{Fragmenting, next_error, queue_errors, route_mtu, set_f
 /// Queued errors looked at in one go.
 const MAX_ERRORS: usize = 64;
 
-/// The reply to one echo request; `None` for what is none.
-pub(super) fn answer(datagram: &[u8], me: &NodeRef, runs: &mut Runs) -> Option<Vec<u8>> {
+/// The reply to one echo request, and whether the request had not come before; `None` for what is none.
+pub(super) fn answer(datagram: &[u8], me: &NodeRef, runs: &mut Runs) -> Option<(Vec<u8>, bool)> {
     let request = Request::decode(datagram).ok()?;
+    let counted = runs.count(request.key.run, request.key.sequence)?;
     let reply = Reply {
         key: request.key,
-        receiver_count: runs.count(request.key.run, request.key.sequence)?,
+        receiver_count: counted.total,
         responder: me.clone(),
     };
-    reply.encode(request.length).ok()
+    Some((reply.encode(request.length).ok()?, counted.first))
 }
 
 struct Responder {
@@ -101,10 +102,13 @@ impl Responder {
             self.reply_sized(&request, peer).await;
             return;
         }
-        let Some(reply) = answer(datagram, &self.me, &mut self.runs) else {
+        let Some((reply, first)) = answer(datagram, &self.me, &mut self.runs) else {
             self.stats.ignored.fetch_add(1, Ordering::Relaxed);
             return;
         };
+        if first && mesh::BURST_SOURCE_PORTS.contains(&peer.port()) {
+            self.stats.arrivals.note(peer.ip());
+        }
         self.stats
             .evicted_runs
             .fetch_add(std::mem::take(&mut self.runs.evicted), Ordering::Relaxed);
