@@ -156,6 +156,23 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Datagrams of requested probes that the responder of `node` got from the pods of `peer`'s node during the run. 0
+    /// proves nothing: addresses may be translated on the way.
+    pub(crate) fn received(&self, node: &NodeRef, peer: &NodeRef) -> u64 {
+        let of_peer = |ip: &IpAddr| {
+            self.nodes(&peer.cluster)
+                .iter()
+                .filter(|declared| declared.name == peer.node)
+                .any(|declared| declared.agent_pod.contains(ip))
+        };
+        self.observations
+            .received
+            .iter()
+            .filter(|received| &received.node == node && of_peer(&received.peer))
+            .map(|received| received.datagrams)
+            .sum()
+    }
+
     pub(crate) fn nodes(&self, cluster: &str) -> &'a [Node] {
         self.mesh
             .cluster(cluster)

@@ -336,7 +336,12 @@ fn single_protocols() {
     check(
         vec![Fault::UdpLoss(On("b", "c"), 1.0)],
         "filter.udp b→c -",
-        &["b→c", "b⇢c?", "c→b", "c⇢b?"],
+        &["b→c", "b⇢c", "c→b"],
+    );
+    check(
+        vec![Fault::UdpLoss(On("c", "b"), 1.0)],
+        "filter.udp c→b -",
+        &["b→c", "c→b", "c⇢b"],
     );
     check(
         vec![Fault::TcpLoss(On("b", "c"), 1.0)],

@@ -38,12 +38,13 @@ const PLACES: [Place; 6] = [
 type Build = fn(Place) -> Case;
 
 /// Kinds with one place only ignore the one that they are given.
-const KINDS: [(&str, Build); 26] = [
+const KINDS: [(&str, Build); 27] = [
     ("blackhole", blackhole),
     ("blackhole of a node pair", pair_blackhole),
     ("5 % loss", loss),
     ("5 % loss at a node", node_path_loss),
     ("bursts of loss", bursts),
+    ("some flows always fail", flows),
     ("+50 ms", delay),
     ("+50 ms to a node", node_path_delay),
     ("queue", queue),
@@ -205,6 +206,11 @@ fn bursts(p: Place) -> Case {
     lost(p, fault, named("path.loss", p, "-"))
 }
 
+fn flows(p: Place) -> Case {
+    let fault = rule("loss=flows:8", p.source, p.target);
+    lost(p, fault, named("path.flows", p, "-"))
+}
+
 fn delay(p: Place) -> Case {
     let fault = rule("delay=50ms", p.source, p.target);
     on_path(p, fault, named("path.longer", p, "-"))
@@ -225,11 +231,7 @@ fn queue(p: Place) -> Case {
 
 fn no_udp(p: Place) -> Case {
     let fault = rule("blackhole@inner-udp", p.source, p.target);
-    let mut case = on_path(p, fault, named("filter.udp", p, "-"));
-    // No echo at all: nobody knows which way it was lost.
-    case.paths = p.both();
-    case.causes[0].either = true;
-    case
+    lost(p, fault, named("filter.udp", p, "-"))
 }
 
 fn no_tcp(p: Place) -> Case {

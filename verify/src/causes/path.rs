@@ -384,22 +384,32 @@ fn udp_only(case: &mut Case<'_, '_>, link: &Link) {
     if !facts.hard() {
         return;
     }
-    let name = direction(link, &scope);
-    let at = example(case.view, link, &scope);
+    // Echoes fail in both roles; which direction swallows the datagrams, the responders' counts tell.
+    let back = reverse(link);
+    let turned = case.failed(LOSS_UDP, &back) && !case.failed(LOSS_UDP, link);
+    let (path, on_path) = if turned {
+        (&back, scope.mirrored())
+    } else {
+        (link, scope.clone())
+    };
+    let name = direction(path, &on_path);
+    let at = example(case.view, path, &on_path);
     let hint = format!(
         "UDP rules of the firewalls between `{}` and `{}`, and of the CNI on `{}`",
         at.source_node, at.target_node, at.target_node
     );
     let mut found = cause(
         "filter.udp",
-        link,
-        &scope,
+        path,
+        &on_path,
         format!("UDP of {name} is dropped while TCP passes"),
         hint,
     );
     found.evidence = vec![format!(
-        "{name}: {} of {} datagrams were not echoed, TCP connects succeed",
-        facts.failed, facts.n
+        "{}: {} of {} datagrams were not echoed, TCP connects succeed",
+        direction(link, &scope),
+        facts.failed,
+        facts.n
     )];
     found.rivals = vec![rival(
         "conntrack drops UDP flows",

@@ -24,8 +24,9 @@ struct Legs {
 
 /// Splits the losses of one run. The receiver's highest count tells how many datagrams of those sent
 /// up to the last one echoed had arrived; the others of them were lost on the way there, and what
-/// arrived without its echo coming back was lost on the way back. After the last echo nothing is known.
-fn legs(run: &ProbeRun) -> Legs {
+/// arrived without its echo coming back was lost on the way back. After the last echo nothing is known; without any,
+/// what the responders of both ends got tells more than the prober.
+fn legs(run: &ProbeRun, responders: impl FnOnce() -> Responders) -> Legs {
     let sent: Vec<_> = run
         .samples
         .iter()
@@ -40,14 +41,7 @@ fn legs(run: &ProbeRun) -> Legs {
         .map(|sample| sample.sequence)
         .max()
     else {
-        let unresolved = Trials {
-            unresolved: sent.len() as u64,
-            ..Trials::default()
-        };
-        return Legs {
-            forward: unresolved,
-            back: unresolved,
-        };
+        return without_echo(run, &responders());
     };
     let asked = sent.iter().filter(|sample| sample.sequence <= last).count() as u64;
     let tail = sent.len() as u64 - asked;
@@ -75,6 +69,70 @@ fn legs(run: &ProbeRun) -> Legs {
             unresolved: tail + doubtful,
             ..Trials::of(counted - doubtful, back_lost - doubtful)
         },
+    }
+}
+
+/// What the responders of both ends know of all runs between the two nodes of a run, if none of its own was echoed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Responders {
+    /// Datagrams sent by the run's source to its target, and how many of them its target got.
+    sent: u64,
+    got: u64,
+    /// How many the run's source got from its target, of which no echo came back.
+    got_here_unechoed: u64,
+}
+
+impl Responders {
+    fn of(view: &View<'_>, run: &ProbeRun) -> Self {
+        let target = NodeRef {
+            cluster: run.target.cluster.clone(),
+            node: run.target.node.clone().unwrap_or_default(),
+        };
+        let runs = || view.observations.runs.iter().filter(|r| r.kind == run.kind);
+        let same = |other: &&ProbeRun| other.source == run.source && other.target == run.target;
+        if runs().filter(same).any(|other| echoed(other) > 0) {
+            return Self::default();
+        }
+        let sent = runs().filter(same).map(sent).sum();
+        let answered = |other: &ProbeRun| opposes(other, run) && echoed(other) > 0;
+        Self {
+            sent,
+            got: view.received(&target, &run.source).min(sent),
+            got_here_unechoed: if runs().any(answered) {
+                0
+            } else {
+                view.received(&run.source, &target)
+            },
+        }
+    }
+}
+
+/// No echo came back. If the responder got some, that is how many crossed, and their echoes were lost. If it is not
+/// known to have got any, but our own responder got datagrams from there and not one of its echoes came back to
+/// them, then the way there loses everything.
+fn without_echo(run: &ProbeRun, responders: &Responders) -> Legs {
+    let sent = sent(run);
+    if responders.got > 0 {
+        let share = responders.got as f64 / responders.sent.max(1) as f64;
+        let arrived = (share * sent as f64).round() as u64;
+        Legs {
+            forward: Trials::of(sent, sent - arrived),
+            back: Trials::of(arrived, arrived),
+        }
+    } else if responders.got_here_unechoed > 0 {
+        Legs {
+            forward: Trials::of(sent, sent),
+            back: Trials::default(),
+        }
+    } else {
+        let unresolved = Trials {
+            unresolved: sent,
+            ..Trials::default()
+        };
+        Legs {
+            forward: unresolved,
+            back: unresolved,
+        }
     }
 }
 
@@ -150,6 +208,7 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
     let runs: Vec<&ProbeRun> = view.observations.runs.iter().filter(believed).collect();
     let mut echoes = BTreeMap::new();
     let mut one_sided = 0;
+    let mut by_responder = 0;
     for run in &runs {
         let target = run.target.node.clone().unwrap_or_default();
         let (from, to) = (&run.source.cluster, &run.target.cluster);
@@ -159,7 +218,10 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
             one_sided += sent(run);
             continue;
         }
-        let legs = legs(run);
+        let legs = legs(run, || Responders::of(view, run));
+        if touches && echoed(run) == 0 && legs.forward.known.n > 0 {
+            by_responder += sent(run);
+        }
         if from == &link.source && to == &link.target {
             let cell = (run.source.node.clone(), target.clone());
             *echoes.entry(cell.clone()).or_insert(0) += legs.forward.known.n;
@@ -211,6 +273,11 @@ fn path(view: &View<'_>, link: &Link) -> Draft {
             "{one_sided} datagrams of one role stayed without any echo while those of the other role crossed the same nodes both ways: a filter, see reach.pod_udp, and not counted here"
         ));
     }
+    if by_responder > 0 {
+        draft.check.evidence.push(format!(
+            "{by_responder} datagrams stayed without any echo; how many of them and of their echoes were lost, the responders of both ends tell by what they received"
+        ));
+    }
     if by_syn > 0 {
         draft.check.evidence.push(format!(
             "no echo came back between {by_syn} node pairs; there, SYNs recorded by the target's kernel stand for datagrams"
@@ -232,11 +299,14 @@ fn echoed(run: &ProbeRun) -> u64 {
 /// Whether `other` is the run in the opposite role between the same nodes, and most of it was echoed: then both
 /// directions of the path carry datagrams, and what swallows all of `run` looks at who began.
 fn answers(other: &ProbeRun, run: &ProbeRun) -> bool {
+    opposes(other, run) && 2 * echoed(other) > sent(other)
+}
+
+fn opposes(other: &ProbeRun, run: &ProbeRun) -> bool {
     other.source.cluster == run.target.cluster
         && Some(&other.source.node) == run.target.node.as_ref()
         && other.target.cluster == run.source.cluster
         && other.target.node.as_ref() == Some(&run.source.node)
-        && 2 * echoed(other) > sent(other)
 }
 
 /// Every SYN that the source's kernel sent, bad if the target's kernel has no record of it. Nothing where most
@@ -367,8 +437,32 @@ mod tests {
             (".S.", trials(3, 0, 0), trials(2, 0, 1)),
         ];
         for (fates, forward, back) in cases {
-            assert_eq!(legs(&run(fates)), Legs { forward, back }, "{fates}");
+            let legs = legs(&run(fates), Responders::default);
+            assert_eq!(legs, Legs { forward, back }, "{fates}");
         }
+    }
+
+    #[test]
+    fn without_an_echo_the_responders_tell_what_they_know() {
+        let silent = run(">>>>");
+        let told = |sent, got, got_here_unechoed| {
+            let responders = Responders {
+                sent,
+                got,
+                got_here_unechoed,
+            };
+            let legs = legs(&silent, || responders);
+            (legs.forward, legs.back)
+        };
+        let unknown = Trials {
+            unresolved: 4,
+            ..Trials::default()
+        };
+        assert_eq!(told(4, 3, 0), (Trials::of(4, 1), Trials::of(3, 3)));
+        // Two looks: half of what arrived is this one's.
+        assert_eq!(told(8, 8, 0), (Trials::of(4, 0), Trials::of(4, 4)));
+        assert_eq!(told(4, 0, 9), (Trials::of(4, 4), Trials::default()));
+        assert_eq!(told(4, 0, 0), (unknown, unknown));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, KernelSeries, NodeAccount, NodeRef, NodeReport,
-    NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Sample,
+    NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Received,
+    Sample,
 };
 use mesh::{Node, Service, ServiceKind};
 
@@ -540,6 +541,13 @@ impl Sim<'_> {
             let mut sample = self.sample(sequence, port, attempt, Some(t.clone()));
             sample.receiver_count = echoed.then_some(received);
             samples.push(sample);
+        }
+        if received > 0 {
+            self.out.received.push(Received {
+                node: t,
+                peer: source.declared.agent_pod[0],
+                datagrams: u64::from(received),
+            });
         }
         self.push(source, target, ProbeKind::Udp, Plane::Pod, remote, samples);
     }
