@@ -61,6 +61,7 @@ impl Place {
             }
             if place.detached {
                 setsid()?;
+                let_go()?;
             }
             if place.realtime {
                 go_realtime()?;
@@ -75,6 +76,24 @@ impl Place {
         // errors it builds, does not allocate.
         unsafe { command.pre_exec(enter) };
         Ok(())
+    }
+}
+
+/// Leaves the caller's open files behind: a lock or a pipe that its shell holds would else live as long as the lab.
+fn let_go() -> io::Result<()> {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: only marks descriptors of this process, which execs next; nothing in it is used by its number.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            FIRST,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match rc {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -43,6 +43,35 @@ fn two_labs_live_side_by_side_and_names_are_taken_once() -> Result<()> {
     reach(&two)?;
     let twice = one.ok("down", &[])?;
     ensure!(twice.contains("there was no lab"), "{twice}");
+    Ok(())
+}
+
+/// A lock that a script holds while it calls `lab up` must not live on in the lab.
+#[test]
+fn the_callers_open_files_stay_with_the_caller() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let lab = Lab::named();
+    let held = tempfile::NamedTempFile::new()?;
+    let up = Command::new("sh")
+        .args(["-c", r#"exec 9>"$1"; shift; exec "$@""#, "up"])
+        .arg(held.path())
+        .arg(binary()?)
+        .args(["lab", "up", "--name", lab.name()])
+        .args(SMALL)
+        .output()?;
+    ensure!(up.status.success(), "{}", both(&up));
+    let mut looked = 0;
+    for process in lab.status()?["processes"].as_array().context("processes")? {
+        let pid = process["pid"].as_i64().context("a pid")?;
+        for file in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+            let target = std::fs::read_link(file?.path()).unwrap_or_default();
+            ensure!(target != held.path(), "{process} holds it");
+        }
+        looked += 1;
+    }
+    ensure!(looked > 0, "no process looked at");
     Ok(())
 }
 
