@@ -260,7 +260,7 @@ fn without_root_it_says_so() -> Result<()> {
     // Where the binary was built may be closed to others.
     let copy = leftovers::temporary("aggrik8s");
     std::fs::copy(binary()?, &copy)?;
-    let output = std::process::Command::new(&copy)
+    let output = Command::new(&copy)
         .args(["lab", "up", "--bare", "--name", "never"])
         .uid(65_534)
         .gid(65_534)
