@@ -21,7 +21,7 @@ pub mod phase {
     /// Failed or closed, and counted. An entry of the table is free again.
     pub const DONE: u64 = 5;
     /// `sock_release` counted the end. It may still be reading, and other hooks may still write, so an entry of
-    /// the table is free only when [`LET_GO_UNITS`] have passed.
+    /// the table is free only when [`super::LET_GO_UNITS`] have passed.
     pub const LET_GO: u64 = 6;
 }
 
