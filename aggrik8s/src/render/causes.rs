@@ -197,7 +197,7 @@ fn lacks(report: &Report) -> Vec<Lack<'_>> {
     let mut lacks: Vec<Lack<'_>> = Vec::new();
     let open = |check: &&Check| {
         check.status == Status::Undecided
-            && check.waived.is_none()
+            && check.gates()
             && !report
                 .causes
                 .iter()
