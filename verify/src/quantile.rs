@@ -4,6 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::function::beta::beta_reg;
 
+use crate::stats::bisect;
+
 /// A quantile of durations, s, with its interval. A missing value lies among the failed probes;
 /// a missing end of the interval is not bounded by that many samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -27,27 +29,13 @@ pub fn quantile(values: &[f64], failed: u64, q: f64, confidence: f64) -> Option<
     let at = |rank: u64| sorted.get(rank.checked_sub(1)? as usize).copied();
     let half = 0.5 * (1.0 - confidence);
     let rank = ((q * n as f64).ceil() as u64).clamp(1, n);
-    let low = first_rank(1, n, |r| at_most(r - 1, n, q) > half).checked_sub(1);
-    let high = Some(first_rank(rank, n, |r| at_most(r - 1, n, q) >= 1.0 - half));
+    let low = bisect(1, n + 1, |r| at_most(r - 1, n, q) > half).checked_sub(1);
+    let high = Some(bisect(rank, n + 1, |r| at_most(r - 1, n, q) >= 1.0 - half));
     Some(Quantile {
         seconds: at(rank),
         low_seconds: low.and_then(at),
         high_seconds: high.and_then(at),
     })
-}
-
-/// The first rank in `from..=to` for which `holds`, which then holds for all later ones; `to + 1` if there is none.
-fn first_rank(from: u64, to: u64, holds: impl Fn(u64) -> bool) -> u64 {
-    let (mut low, mut high) = (from, to + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if holds(middle) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    low
 }
 
 /// P(X ≤ k) for X ~ Binomial(n, q).

@@ -191,6 +191,11 @@ fn smallest(from: u64, to: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
         high = (high + step).min(to);
         step *= 2;
     }
+    Some(bisect(low, high, holds))
+}
+
+/// First x in `low..high` with `holds(x)`, for a condition that stays true once it is; `high` if there is none.
+pub(crate) fn bisect(mut low: u64, mut high: u64, holds: impl Fn(u64) -> bool) -> u64 {
     while low < high {
         let middle = low + (high - low) / 2;
         if holds(middle) {
@@ -199,7 +204,7 @@ fn smallest(from: u64, to: u64, holds: impl Fn(u64) -> bool) -> Option<u64> {
             low = middle + 1;
         }
     }
-    Some(high)
+    low
 }
 
 /// Holm's step-down procedure: which of the hypotheses with these p-values are rejected so that
