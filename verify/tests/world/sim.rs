@@ -573,6 +573,11 @@ impl Sim<'_> {
                     Outcome::Timeout
                 } else if self.has(|f| matches!(f, Fault::Redirected(c) if asks_from(c))) {
                     Outcome::WrongResponder
+                } else if self.befalls(&source.node, backend, |f| match f {
+                    Fault::Resets(on, share) => Some((on, *share)),
+                    _ => None,
+                }) {
+                    Outcome::Reset
                 } else if self.has(|f| matches!(f, Fault::NdviDown)) {
                     Outcome::Refused
                 } else {
