@@ -16,8 +16,12 @@ struct Peer {
     stop: CancellationToken,
 }
 
+fn ports() -> ResponderPorts {
+    ResponderPorts { echo: 0, http: 0 }
+}
+
 async fn start() -> Peer {
-    let any = ResponderPorts { echo: 0, http: 0 };
+    let any = ports();
     let bound = bind(&["127.0.0.1".parse().unwrap()], any).await.unwrap();
     let peer = Peer {
         echo: bound.echo_addresses().unwrap()[0],
@@ -175,4 +179,50 @@ async fn a_port_in_use_and_a_wildcard_are_named() {
         "{error}"
     );
     peer.stop.cancel();
+}
+
+/// Whether the kernel has a connection between these two that is half open.
+fn half_open(responder: SocketAddr, peer: SocketAddr) -> bool {
+    let hex = |address: SocketAddr| match address {
+        SocketAddr::V4(v4) => {
+            let ip = u32::from_ne_bytes(v4.ip().octets());
+            format!("{ip:08X}:{:04X}", v4.port())
+        }
+        SocketAddr::V6(_) => unreachable!("the test is of IPv4"),
+    };
+    let wanted = format!("{} {} 03", hex(responder), hex(peer));
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    table.lines().any(|line| line.contains(&wanted))
+}
+
+/// As on a path that loses every answer: the next run, after it was mended, may come from the same ports.
+#[tokio::test]
+async fn what_stays_half_open_is_forgotten_soon() {
+    let bound = bind(&["127.0.0.1".parse().unwrap()], ports())
+        .await
+        .unwrap();
+    let responder = bound.echo_addresses().unwrap()[0];
+    let deaf = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+    deaf.attach_filter(&[socket2::SockFilter::new(0x06, 0, 0, 0)])
+        .unwrap();
+    deaf.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0))))
+        .unwrap();
+    let peer = deaf.local_addr().unwrap().as_socket().unwrap();
+    assert!(deaf.connect(&SockAddr::from(responder)).is_err());
+    let begun = Instant::now();
+    while !half_open(responder, peer) {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no SYN arrived");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // The kernel's own way is to answer again for a minute. The deaf end goes on asking, at 1, 3 and 7 s: in between it is
+    // forgotten.
+    let begun = Instant::now();
+    while half_open(responder, peer) {
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "still half open after 20 s"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(deaf);
 }

@@ -293,7 +293,7 @@ pub const CHECKS: &[CheckSpec] = &[
         claim: "one TCP connection between pods carries at least `throughput` in this direction of the path",
         witness: "bounded transfer, counted by the receiver; small echoes beside it; both after the probes",
         text: "A gate when `throughput` is declared, else a figure. At most 16 MB or 0.4 s each way, one at a time per node and per pair of clusters. Pairs of nodes that fall short \
-               are measured again, alone, and the better figure counts. Without an objective a pair that carries less than 60 % of its fastest sibling, and makes \
+               are measured again, alone, and the better figure counts. Without an objective a pair that twice carries less than 60 % of its fastest sibling, and makes \
                small echoes wait (p99 under load − shortest > 5 ms and > the shortest), is a warning. A node that is slow towards everybody is named. \
                Not measured where large packets vanish: see mtu.path.",
     },

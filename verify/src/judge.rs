@@ -269,7 +269,10 @@ impl Family {
                 statuses.push(status);
             }
             if let Some((side, node)) = subject {
-                let marginal = marginal(*side, node.clone(), status, statement);
+                let mut marginal = marginal(*side, node.clone(), status, statement);
+                if *side == Side::Source {
+                    marginal.excluded_stalled = test.stalled.get(node).copied();
+                }
                 check.observed.marginals.push(marginal);
             } else {
                 figures(&mut check, statement);
@@ -353,6 +356,7 @@ fn marginal(side: Side, node: String, status: Status, statement: &Statement) -> 
         bad: statement.trials.known.bad,
         rate_lower: statement.lower,
         rate_upper: statement.upper,
+        excluded_stalled: None,
     }
 }
 

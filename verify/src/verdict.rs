@@ -305,6 +305,10 @@ pub struct Marginal {
     pub bad: u64,
     pub rate_lower: f64,
     pub rate_upper: f64,
+    /// Latency: samples of this source near its stalls, which are not among `n`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
+    pub excluded_stalled: Option<u64>,
 }
 
 /// What must hold.

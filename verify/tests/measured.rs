@@ -488,3 +488,18 @@ fn jitter_is_given_to_its_direction_and_node() {
     assert_eq!(row(&judged, "jitter.path", "a", "b").status, Status::Pass);
     assert_eq!(row(&judged, "jitter.path", "b", "a").status, Status::Pass);
 }
+
+/// As seen beside resets: 199 Mbit/s once, its sibling 343 as the better of two, and nothing wrong with either.
+#[test]
+fn one_slow_transfer_that_nobody_measured_again_is_no_slow_port() {
+    let faults = || vec![Fault::Hiccup(On("a/a2", "c/c1"), 80_000_000)];
+    let calm = verdict(&world(faults()));
+    assert_eq!(calm.result, Outcome::Ready);
+    assert!(calm.causes.is_empty(), "{:#?}", calm.causes);
+    let row = row(&calm, "throughput.tcp", "a", "c");
+    assert_eq!((row.status, row.severity), (Status::Info, Severity::Info));
+    // Against an objective it counts: nothing says that the path carries it.
+    let mut declared = world(faults());
+    declared.mesh.objectives.throughput_bits_per_second = Some(100e6);
+    assert_eq!(verdict(&declared).result, Outcome::NotReady);
+}

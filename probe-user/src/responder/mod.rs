@@ -22,6 +22,8 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::sys::socket::set_syn_ack_retries;
+
 /// Connections held at one time, per listener.
 const MAX_CONNECTIONS: usize = 1_024;
 /// A connection's whole life.
@@ -110,6 +112,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // A restart must not wait for the TIME_WAIT of accepted connections.
     socket.set_reuse_address(true)?;
     socket.bind(&SockAddr::from(address))?;
+    // Where answers get lost a prober gives up after seconds, and comes back with the same port: what is still half open
+    // then answers the new SYN as if it belonged to it.
+    set_syn_ack_retries(&socket, 1)?;
     socket.listen(1_024)?;
     TcpListener::from_std(socket.into())
 }

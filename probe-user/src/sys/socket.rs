@@ -78,6 +78,16 @@ pub fn set_unsent_limit(socket: impl AsFd, bytes: i32) -> io::Result<()> {
     )
 }
 
+/// How often a listening socket answers a SYN again while the handshake is not over: what is half open after that it forgets.
+pub fn set_syn_ack_retries(socket: impl AsFd, times: i32) -> io::Result<()> {
+    set(
+        socket.as_fd().as_raw_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_SYNCNT,
+        times,
+    )
+}
+
 fn get<T: Copy>(fd: RawFd, level: i32, option: i32, value: &mut T) -> io::Result<usize> {
     let mut length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes into `value`; callers ask for plain numbers and bytes.

@@ -3,7 +3,7 @@
 use mesh::Link;
 
 use super::facts::Flows;
-use super::{Case, cause, direction, example, is_latency_or_ndvi, on, pairs, reverse, rival};
+use super::{Case, cause, direction, example, is_latency, is_ndvi, on, pairs, reverse, rival};
 use crate::checks::{
     JITTER_PATH, LOSS_TCP_SYN, LOSS_UDP, NODE_TCP, POD_HTTP, POD_TCP, POD_UDP, THROUGHPUT_TCP,
 };
@@ -172,6 +172,7 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
     found.evidence = evidence;
     // TCP needs both directions: either initiator suffers from one lossy path.
     let links = [path.clone(), back];
+    let late = late_by_loss(case, &links);
     let path = path.clone();
     case.name(found, |check| {
         let path_itself = matches!(check.id.as_str(), LOSS_UDP | JITTER_PATH | THROUGHPUT_TCP)
@@ -179,8 +180,8 @@ fn lossy_path(case: &mut Case<'_, '_>, path: &Link) {
         let suffers = matches!(
             check.id.as_str(),
             POD_TCP | POD_UDP | POD_HTTP | NODE_TCP | LOSS_TCP_SYN
-        ) || (is_latency_or_ndvi(check)
-            && !check.observed.failures.contains_key("refused"));
+        ) || late.contains(&check.label())
+            || (is_ndvi(check) && !check.observed.failures.contains_key("refused"));
         path_itself || (suffers && links.iter().any(|link| on(check, link)))
     });
 }
@@ -252,11 +253,28 @@ fn tcp_only(case: &mut Case<'_, '_>, link: &Link) {
     };
     found.evidence = evidence;
     let link = link.clone();
+    let late = late_by_loss(case, std::slice::from_ref(&link));
     case.name(found, |check| {
-        on(check, &link)
-            && (matches!(check.id.as_str(), LOSS_TCP_SYN | POD_TCP | POD_HTTP)
-                || is_latency_or_ndvi(check))
+        late.contains(&check.label())
+            || (on(check, &link)
+                && (matches!(check.id.as_str(), LOSS_TCP_SYN | POD_TCP | POD_HTTP)
+                    || is_ndvi(check)))
     });
+}
+
+/// Latency checks of `links` whose late connects are those that lost a SYN: what is late by itself has another cause.
+fn late_by_loss(case: &Case<'_, '_>, links: &[Link]) -> Vec<String> {
+    let bad = |check: &Check| check.observed.bad.unwrap_or(0);
+    let mut late = Vec::new();
+    for link in links {
+        let lost = case.check(LOSS_TCP_SYN, link).map(bad);
+        let of_link = case.checks.iter().filter(|check| on(check, link));
+        let by_loss = of_link
+            .filter(|check| is_latency(check))
+            .filter(|check| lost.is_none_or(|lost| bad(check) <= 2 * lost));
+        late.extend(by_loss.map(Check::label));
+    }
+    late
 }
 
 /// The scope that the check was confined to.

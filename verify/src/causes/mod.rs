@@ -186,10 +186,6 @@ pub(crate) fn pairs(view: &View<'_>) -> Vec<Link> {
     pairs
 }
 
-pub(crate) fn is_latency_or_ndvi(check: &Check) -> bool {
-    is_latency(check) || is_ndvi(check)
-}
-
 pub(crate) fn is_ndvi(check: &Check) -> bool {
     check.id == NDVI_SUCCESS || check.id == NDVI_ROUND_TRIP
 }

@@ -6,7 +6,7 @@ use super::facts::{connect_seconds, echo_seconds};
 use super::{Case, cause, elsewhere, on, rival};
 use crate::checks::{AGENTS, AGREEMENT, CONFIG_CIDRS, CONFIG_CLOCK, CONFIG_IDS};
 use crate::tally::Scope;
-use crate::verdict::{Cause, Check, Status};
+use crate::verdict::{Cause, Check, Side, Status};
 
 pub(super) fn config_and_evidence(case: &mut Case<'_, '_>) {
     let failed: Vec<Check> = case
@@ -199,17 +199,15 @@ fn openings(case: &Case<'_, '_>, link: &Link) -> Option<String> {
     ))
 }
 
-/// Nodes so short of processor that none of their samples counts: what lacks only them, they explain.
+/// Nodes so short of processor that fewer of their samples count than do not: what lacks only them, they explain.
 pub(super) fn starved(case: &mut Case<'_, '_>) {
-    let lacks = |check: &Check, node: &str| {
-        check.status == Status::Undecided
-            && check.observed.excluded_stalled > Some(0)
-            && check
-                .observed
-                .marginals
-                .iter()
-                .any(|m| m.node == node && m.n == 0)
-    };
+    let lacks =
+        |check: &Check, node: &str| {
+            check.status == Status::Undecided
+                && check.observed.marginals.iter().any(|m| {
+                    m.side == Side::Source && m.node == node && m.excluded_stalled > Some(m.n)
+                })
+        };
     for cluster in &case.view.mesh.clusters {
         let of = |check: &&Check| check.source_cluster.as_ref() == Some(&cluster.name);
         let nodes: Vec<&str> = cluster

@@ -1,5 +1,7 @@
 //! `evidence.*`: did the agents answer, do the kernels have records of our probes, do the witnesses agree.
 
+use std::collections::BTreeMap;
+
 use mesh::Link;
 use mesh::observation::{KernelOutcome, NodeRef, Outcome, Plane, ProbeKind};
 
@@ -8,13 +10,15 @@ use crate::checks::{AGENTS, AGREEMENT, COVERAGE};
 use crate::verdict::{Expected, Observed, Status};
 use crate::view::{Probe, View};
 
-/// User-space delay between the kernel's and the prober's end of a connect that nine of ten samples may
-/// exceed before the prober's clock is to blame: the larger of the two, s and share of the kernel's time.
+/// User-space delay between the kernel's and the prober's end of a connect that nine of ten samples of one prober may
+/// exceed before its clock is to blame: the larger of the two, s and share of the kernel's time.
 /// Scheduling delays some connects and spares others; a wrong clock is wrong for all of them.
 const ORDINARY_DELAY_SECONDS: f64 = 0.0005;
 const ORDINARY_DELAY_SHARE: f64 = 0.25;
 /// The prober cannot have been faster than the kernel by more than its clock's grain.
 const ORDINARY_LEAD_SECONDS: f64 = 0.0002;
+/// Fewer connects of one prober say nothing about its clock.
+const FEWEST_TIMED: usize = 20;
 
 /// One row per declared agent of every cluster in scope.
 pub(super) fn agents(view: &View<'_>) -> Vec<Draft> {
@@ -179,13 +183,78 @@ fn contradiction(probe: &Probe<'_>) -> Option<&'static str> {
     }
 }
 
+/// How a prober's times compare with its kernel's of the same connections, s.
+#[derive(Default)]
+struct Timing {
+    delays: Vec<f64>,
+    kernel: Vec<f64>,
+}
+
+struct Compared {
+    typical: f64,
+    /// Nine of ten are off by more.
+    least: f64,
+    kernel: f64,
+    n: usize,
+}
+
+impl Timing {
+    fn add(&mut self, probe: &Probe<'_>) {
+        if let Some(source) = probe.source
+            && !probe.sample.starved
+            && source.syn_retransmits == 0
+            && let (Some(prober), Some(kernel)) = (probe.sample.connect_ns, source.connect_ns)
+        {
+            self.delays
+                .push(prober as f64 * 1e-9 - kernel as f64 * 1e-9);
+            self.kernel.push(kernel as f64 * 1e-9);
+        }
+    }
+
+    fn compare(&mut self) -> Option<Compared> {
+        Some(Compared {
+            typical: quantile(&mut self.delays, 0.5)?,
+            least: quantile(&mut self.delays, 0.1)?,
+            kernel: quantile(&mut self.kernel, 0.5)?,
+            n: self.delays.len(),
+        })
+    }
+}
+
+impl Compared {
+    /// By how much no scheduling explains, s.
+    fn off(&self) -> Option<f64> {
+        let ordinary = ORDINARY_DELAY_SECONDS.max(ORDINARY_DELAY_SHARE * self.kernel);
+        if self.n < FEWEST_TIMED {
+            None
+        } else if self.least > ordinary {
+            Some(self.least)
+        } else if self.typical < -ORDINARY_LEAD_SECONDS {
+            Some(self.typical)
+        } else {
+            None
+        }
+    }
+
+    fn line(&self, whose: &str) -> String {
+        format!(
+            "{whose} connect takes {:.3} ms longer than the kernel's (median of {}; nine of ten more than {:.3} ms; the kernel's median is {:.3} ms)",
+            self.typical * 1e3,
+            self.n,
+            self.least * 1e3,
+            self.kernel * 1e3
+        )
+    }
+}
+
 fn agreement(view: &View<'_>, link: &Link) -> Draft {
     let mut row = Draft::settled(spec(AGREEMENT), Status::Undecided).on_link(link);
     let check = &mut row.check;
     let tolerated = 1.0 - view.mesh.objectives.coverage;
     let (mut n, mut bad) = (0_u64, 0_u64);
-    let mut delays = Vec::new();
-    let mut kernel_times = Vec::new();
+    let mut all = Timing::default();
+    // Every prober has a clock of its own: that of one node among many must not hide.
+    let mut probers: BTreeMap<(String, Plane), Timing> = BTreeMap::new();
     let mut example = None;
     for probe in connections(view, link) {
         let Some(source) = probe.source else { continue };
@@ -197,19 +266,15 @@ fn agreement(view: &View<'_>, link: &Link) -> Draft {
                 let node = |node: &NodeRef| format!("{}/{}", node.cluster, node.node);
                 format!(
                     "{what}: {} port {} to {}",
-                    node(&probe.run.source),
+                    node(&source.node),
                     probe.sample.source_port,
                     probe.run.target.address
                 )
             });
         }
-        if !probe.sample.starved
-            && source.syn_retransmits == 0
-            && let (Some(prober), Some(kernel)) = (probe.sample.connect_ns, source.connect_ns)
-        {
-            delays.push(prober as f64 * 1e-9 - kernel as f64 * 1e-9);
-            kernel_times.push(kernel as f64 * 1e-9);
-        }
+        all.add(probe);
+        let prober = (source.node.node.clone(), probe.run.plane);
+        probers.entry(prober).or_default().add(probe);
     }
     check.observed.n = Some(n);
     check.observed.bad = Some(bad);
@@ -234,33 +299,38 @@ fn agreement(view: &View<'_>, link: &Link) -> Draft {
     check.observed.rate = Some(rate);
     let mut why = (rate > tolerated)
         .then(|| format!("{bad} of {n} connections have witnesses that contradict each other"));
-    let (typical, kernel) = (quantile(&mut delays, 0.5), quantile(&mut kernel_times, 0.5));
-    if let (Some(typical), Some(least), Some(kernel)) =
-        (typical, quantile(&mut delays, 0.1), kernel)
-    {
-        check.observed.user_space_delay_seconds = Some(typical);
-        check.evidence.push(format!(
-            "the prober's connect takes {:.3} ms longer than the kernel's (median of {}; nine of ten more than {:.3} ms; the kernel's median is {:.3} ms)",
-            typical * 1e3,
-            delays.len(),
-            least * 1e3,
-            kernel * 1e3
-        ));
-        let off = if least > ORDINARY_DELAY_SECONDS.max(ORDINARY_DELAY_SHARE * kernel) {
-            Some(least)
-        } else if typical < -ORDINARY_LEAD_SECONDS {
-            Some(typical)
-        } else {
-            None
+    if let Some(compared) = all.compare() {
+        check.observed.user_space_delay_seconds = Some(compared.typical);
+        check.evidence.push(compared.line("the prober's"));
+    }
+    let mut wrong: Vec<(String, f64)> = Vec::new();
+    for ((node, plane), timing) in &mut probers {
+        let Some(compared) = timing.compare() else {
+            continue;
         };
-        if let Some(off) = off {
-            why.get_or_insert_with(|| {
-                format!(
-                    "the prober's times are off by {:.3} ms against the kernel's for the same connections",
-                    off * 1e3
-                )
-            });
+        if let Some(off) = compared.off() {
+            let whose = format!("of `{node}` ({} plane), a", plane_word(*plane));
+            check.evidence.push(compared.line(&whose));
+            wrong.push((node.clone(), off));
         }
+    }
+    if let Some((first, off)) = wrong.first() {
+        let alone =
+            wrong.iter().all(|(node, _)| node == first) && view.nodes(&link.source).len() > 1;
+        if alone && why.is_none() {
+            check.node = Some(first.clone());
+        }
+        let whose = if alone {
+            format!("the prober's times on `{first}`")
+        } else {
+            "the prober's times".to_owned()
+        };
+        why.get_or_insert_with(|| {
+            format!(
+                "{whose} are off by {:.3} ms against the kernel's for the same connections",
+                off * 1e3
+            )
+        });
     }
     if let Some(why) = why {
         check.status = Status::Fail;

@@ -149,11 +149,16 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
             .is_some_and(|stalls| stalls.meets(from, from + window))
     };
     let mut values = Vec::new();
-    let (mut failed, mut voided) = (0, 0);
+    let mut failed = 0;
+    let mut voided: BTreeMap<String, u64> = BTreeMap::new();
     let counted = count(probes(), |probe| {
         let reading = read(probe);
         if !matches!(reading, Reading::Nothing) && stalled(probe) {
-            voided += 1;
+            let source = &probe.run.source.node;
+            match voided.get_mut(source) {
+                Some(n) => *n += 1,
+                None => drop(voided.insert(source.clone(), 1)),
+            }
             return Trial::Skip;
         }
         match reading {
@@ -178,7 +183,7 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
     let mut draft = counted.draft(view, id, link, Plane::Pod, EXCEEDING);
     let confidence = view.mesh.objectives.confidence;
     let observed = &mut draft.check.observed;
-    observed.excluded_stalled = (voided > 0).then_some(voided);
+    observed.excluded_stalled = Some(voided.values().sum()).filter(|n| *n > 0);
     observed.minimum_seconds = minimum;
     observed.p50 = quantile(&values, failed, 0.5, confidence);
     observed.p99 = quantile(&values, failed, 0.99, confidence);
@@ -187,6 +192,9 @@ fn row(view: &View<'_>, link: &Link, id: &str, read: impl Fn(&Probe<'_>) -> Read
         .map(&threshold)
         .reduce(f64::max)
         .or(declared);
+    if let Some(test) = &mut draft.test {
+        test.stalled = voided;
+    }
     draft.check.expected.threshold_seconds = largest;
     let rule = if declared.is_some() {
         "declared"

@@ -39,6 +39,8 @@ pub(crate) struct Test {
     pub(crate) sources: Vec<String>,
     pub(crate) targets: Vec<String>,
     pub(crate) each_node: bool,
+    /// Samples left out because their source was stalled, by source.
+    pub(crate) stalled: BTreeMap<String, u64>,
     /// Evidence that is missing: makes READY impossible.
     pub(crate) missing: Vec<String>,
 }
@@ -238,6 +240,7 @@ impl Counted {
             sources: names(view, &link.source),
             targets: names(view, &link.target),
             each_node: true,
+            stalled: BTreeMap::new(),
             missing: silent(view, link, plane),
         });
         draft

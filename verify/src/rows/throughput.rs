@@ -93,8 +93,8 @@ fn limit(view: &View<'_>, found: &Found) -> Option<f64> {
     })
 }
 
-/// Pairs of nodes whose transfers fall short. Without an objective only what also makes others wait: few bytes alone may
-/// be the sender's doing.
+/// Pairs of nodes whose transfers fall short. Without an objective only what also makes others wait, and what was measured
+/// again: few bytes alone may be the sender's doing, and one transfer a moment's.
 pub(crate) fn slow(view: &View<'_>, found: &Found) -> BTreeSet<Cell> {
     let declared = view.mesh.objectives.throughput_bits_per_second.is_some();
     let limit = limit(view, found);
@@ -102,7 +102,7 @@ pub(crate) fn slow(view: &View<'_>, found: &Found) -> BTreeSet<Cell> {
         .figures
         .iter()
         .filter(|(_, carried)| limit.is_some_and(|limit| carried.bits < limit))
-        .filter(|(_, carried)| declared || carried.queues())
+        .filter(|(_, carried)| declared || (carried.transfers > 1 && carried.queues()))
         .map(|(cell, _)| cell.clone())
         .collect()
 }

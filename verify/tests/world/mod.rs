@@ -125,6 +125,10 @@ pub(crate) enum Fault {
     Starved(f64),
     /// Every so many connects the source stalls for so many seconds: it sends late and its kernel answers late.
     Stalls(u32, f64),
+    /// A node stalls for 50 ms at each of its connects, but for 12 of every 240.
+    HardlyRuns(&'static str, &'static str),
+    /// The first transfer on these paths carries so many bit/s and queues; nobody measures it again.
+    Hiccup(On, u64),
 }
 
 pub(crate) struct World {

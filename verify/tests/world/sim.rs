@@ -264,10 +264,14 @@ impl Sim<'_> {
         self.connects += 1;
         self.stall = 0.0;
         for fault in &self.world.faults {
-            if let Fault::Stalls(every, seconds) = fault
-                && self.connects.is_multiple_of(*every)
-            {
-                self.stall = *seconds;
+            match fault {
+                Fault::Stalls(every, seconds) if self.connects.is_multiple_of(*every) => {
+                    self.stall = *seconds;
+                }
+                Fault::HardlyRuns(c, n) if self.is(s, c, n) && self.connects % 240 >= 12 => {
+                    self.stall = 0.05;
+                }
+                _ => {}
             }
         }
         let mut synced = false;
