@@ -135,8 +135,8 @@ pub(super) fn resets(place: &Place) -> Result<()> {
     for round in 0..5 {
         let (client, server) = wire::pair(&listener, to)?;
         match round {
-            0 | 1 => wire::reset(client)?,
-            2..4 => wire::reset(server)?,
+            0 | 1 => wire::reset(client, &server)?,
+            2..4 => wire::reset(server, &client)?,
             _ => drop((client, server)),
         }
     }
@@ -144,7 +144,7 @@ pub(super) fn resets(place: &Place) -> Result<()> {
     let (client, server) = wire::pair(&listener, to)?;
     client.shutdown(std::net::Shutdown::Write)?;
     wire::at_end(&server)?;
-    wire::reset(server)?;
+    wire::reset(server, &client)?;
     drop(client);
     stage.expect(
         Direction::Initiator,
@@ -187,7 +187,7 @@ pub(super) fn probe_records(place: &Place) -> Result<()> {
     ] {
         let to = SocketAddr::from((ip, port));
         let (client, server) = wire::pair_from(&listener, to, own)?;
-        wire::reset(client)?;
+        wire::reset(client, &server)?;
         drop(server);
         let events = stage.events(3)?;
         let find = |outcome, direction| {

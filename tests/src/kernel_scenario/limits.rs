@@ -82,8 +82,7 @@ pub(super) fn table(place: &Place) -> Result<()> {
             drop(client);
             wire::at_end(&server)?;
             let (client, server) = wire::pair(&listener, to)?;
-            wire::reset(client)?;
-            wire::wait_for_error(&server)?;
+            wire::reset(client, &server)?;
             // Neither a failure nor a second connection of the same socket leaves anything.
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             ensure!(socket.connect(&nobody.into()).is_err(), "port 1 answered");
@@ -138,7 +137,7 @@ fn probes(listener: &TcpListener, ports: std::ops::Range<u16>) -> Result<()> {
     let to = listener.local_addr()?;
     for port in ports {
         let (client, server) = wire::pair_from(listener, to, port)?;
-        wire::reset(client)?;
+        wire::reset(client, &server)?;
         drop(server);
     }
     Ok(())
@@ -259,9 +258,7 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
                 wire::at_end(&client)?;
             }
             _ => {
-                wire::reset(client)?;
-                // The reset must have arrived before the other end closes of its own accord.
-                wire::wait_for_error(&server)?;
+                wire::reset(client, &server)?;
                 drop(server);
             }
         }

@@ -105,9 +105,17 @@ impl AsSocket for TcpStream {
     }
 }
 
-/// Closes with a RST.
-pub fn reset(stream: TcpStream) -> Result<()> {
-    Socket::from(stream).set_linger(Some(Duration::ZERO))?;
+/// Closes with a RST, and waits until the peer has it: a softirq that comes late would let the peer close first,
+/// and then it was not reset.
+pub fn reset(stream: TcpStream, peer: &TcpStream) -> Result<()> {
+    let stream = Socket::from(stream);
+    stream.set_linger(Some(Duration::ZERO))?;
+    drop(stream);
+    let error = wait_for_error(peer)?;
+    ensure!(
+        error.kind() == io::ErrorKind::ConnectionReset,
+        "not reset: {error}"
+    );
     Ok(())
 }
 
