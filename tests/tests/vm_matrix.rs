@@ -6,7 +6,7 @@
     reason = "a matrix of minutes shows how far it is"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
@@ -19,17 +19,20 @@ use tests::vm::{self, Boot, Btf, Lockdown, Report};
 /// Debian's series and what ends the name of the flavour we take.
 const KERNELS: [(&str, &str); 2] = [("6.1.", "-cloud-amd64"), ("6.12.", "+deb12-cloud-amd64")];
 
+/// What runs in the VM.
+const PROGRAM: &str = "vm_scenario";
+
 /// One per core of the smallest machine that runs this.
 const AT_ONCE: usize = 2;
 
 #[test]
 fn every_kernel_counts_exactly() -> Result<()> {
-    if skip(missing())? {
+    if skip(vm::missing(&[PROGRAM]))? {
         return Ok(());
     }
-    let folder = target().join("vm");
+    let folder = vm::folder();
     let boots = matrix(&folder.join("kernels"))?;
-    let initramfs = vm::initramfs(&folder, &program())?;
+    let initramfs = vm::initramfs(&folder, &[(&vm::program(PROGRAM), "program")])?;
     let reports = run_all(&boots, &initramfs, &folder.join("logs"));
     let mut failures = Vec::new();
     for (boot, report) in boots.iter().zip(reports) {
@@ -97,28 +100,4 @@ fn judge(boot: &Boot, report: &Report) -> Result<()> {
     ensure!(seen == expected, "expected {expected:#?}, saw {seen:#?}");
     ensure!(report.exit == Some(0), "exit code {:?}", report.exit);
     Ok(())
-}
-
-fn missing() -> Option<String> {
-    vm::missing().or_else(|| {
-        let program = program();
-        (!program.is_file()).then(|| {
-            format!(
-                "`{}` is missing; run `cargo xtask test vm_matrix`",
-                program.display()
-            )
-        })
-    })
-}
-
-/// Where cargo builds: this test is at `<target>/<profile>/deps/`.
-fn target() -> PathBuf {
-    let test = std::env::current_exe().expect("a running program has a path");
-    let target = test.ancestors().nth(3);
-    target.expect("cargo builds below its target folder").into()
-}
-
-/// The static program that runs in the VM.
-fn program() -> PathBuf {
-    target().join("x86_64-unknown-linux-musl/debug/vm_scenario")
 }
