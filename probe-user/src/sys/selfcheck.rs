@@ -126,7 +126,7 @@ fn observe(options: &Options) -> Result<(), CheckError> {
     let mut reader = maps.events()?;
     let (client, server) = connect(options).map_err(CheckError::Connection)?;
     let mut events: Vec<Event> = Vec::new();
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         while let Some(event) = reader.try_next() {
             events.push(event);

@@ -19,9 +19,6 @@ pub(super) fn every_reason(place: &Place) -> Result<()> {
 
     // The slow ones begin first and fail while the others are tried.
     let timeouts = [wire::begin(silent)?, wire::begin(silent)?];
-    let late = wire::listen4()?;
-    wire::deafen(&late)?;
-    let second_syn = wire::begin(late.local_addr()?)?;
 
     let refused: SocketAddr = ([127, 0, 0, 1], 1).into();
     for _ in 0..3 {
@@ -70,6 +67,10 @@ pub(super) fn every_reason(place: &Place) -> Result<()> {
     }
     drop(again);
 
+    let late = wire::listen4()?;
+    wire::deafen(&late)?;
+    let second_syn = wire::begin(late.local_addr()?)?;
+    thread::sleep(Duration::from_millis(50));
     wire::undeafen(&late)?;
     let accepted = late.accept()?;
     for socket in &timeouts {

@@ -277,10 +277,10 @@ pub(super) fn flags_overwritten(place: &Place) -> Result<()> {
         }
         let lost = stage.global(GlobalCounter::FlagsLost)?;
         ensure!(lost == 24, "{lost} lost flags instead of 24");
+        let taken = stage.probe.entries_taken()?;
+        ensure!(taken == 0, "{taken} entries of the table stay taken");
         Ok(())
     })?;
-    let taken = stage.probe.entries_taken()?;
-    ensure!(taken == 0, "{taken} entries of the table stay taken");
     drop(foreign);
     // Alone again, nothing more is lost.
     drop(wire::pair(&listener, to)?);
