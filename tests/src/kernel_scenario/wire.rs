@@ -147,11 +147,14 @@ pub fn at_end(mut stream: &TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Waits for a socket's error, as a `poll` on it would tell.
+/// Waits for a socket's error, and until the kernel is through with what caused it: the error can be read a moment
+/// before the state changes, and who closes in between has let go of a connection that had not failed yet.
 pub fn wait_for_error(socket: &impl AsSocket) -> Result<io::Error> {
     let deadline = std::time::Instant::now() + super::PATIENCE;
     loop {
         if let Some(error) = socket.with(Socket::take_error)? {
+            // Takes the socket's lock, which the kernel holds all that while.
+            socket.with(|socket| socket.set_tcp_nodelay(true))?;
             return Ok(error);
         }
         ensure!(
