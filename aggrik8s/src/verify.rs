@@ -1,5 +1,6 @@
 //! `aggrik8s verify`: plan, collect, judge, render.
 
+mod baseline;
 mod believe;
 mod clock;
 mod collect;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::{Args, ValueEnum};
 use mesh::Mesh;
 use verify::report::{Occasion, Tool};
-use verify::{Policy, Report, judge};
+use verify::{Baseline, Policy, Report, judge};
 
 use crate::cli::{Global, complain, say};
 use crate::exit;
@@ -65,6 +66,15 @@ pub struct VerifyArgs {
     /// Most bytes that probes of one node may send and receive, such as 5MB; fewer probes are sent if need be
     #[arg(long, value_name = "BYTES", value_parser = plan::parse_bytes)]
     budget: Option<u64>,
+    /// Compare latency with the run that is kept in this file (check latency.baseline)
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Keep the latency of this run, if it is READY, to compare later runs with
+    #[arg(long, value_name = "FILE")]
+    save_baseline: Option<PathBuf>,
+    /// Keep it even if the run is not READY
+    #[arg(long, requires = "save_baseline")]
+    even_if_not_ready: bool,
     /// Checks to judge, by id or glob; may be repeated. evidence.* is always judged
     #[arg(long, value_name = "GLOB")]
     only: Vec<String>,
@@ -97,6 +107,8 @@ enum VerifyError {
     /// Every problem of mesh.yaml, rendered with its lines.
     #[error("{0}")]
     Mesh(String),
+    #[error(transparent)]
+    Baseline(#[from] baseline::FileError),
     #[error("nothing can be judged")]
     Judge(#[from] verify::JudgeError),
     #[error("cannot start")]
@@ -113,6 +125,8 @@ impl VerifyError {
             }),
             Self::Read { lab: None, .. } => Some("name the file with -f, or a running lab with --lab".to_owned()),
             Self::Judge(verify::JudgeError::UnknownCheck(_)) => Some("`aggrik8s explain` lists all checks".to_owned()),
+            Self::Baseline(error) => Some(error.hint()),
+            Self::Judge(verify::JudgeError::NoBaseline) => Some("name one with --baseline".to_owned()),
             Self::Judge(verify::JudgeError::EmptyScope) => Some("declare a second cluster, or `links:`, in mesh.yaml".to_owned()),
             Self::Judge(verify::JudgeError::Unprovable { .. }) => {
                 Some("declare an objective that allows more than 0.01 % to be bad; tighter ones need a longer window than a fresh run has".to_owned())
@@ -139,8 +153,18 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
     let policy = Policy {
         only: args.only.clone(),
         today: None,
+        baseline: args
+            .baseline
+            .as_deref()
+            .map(|path| baseline::read(path, &mesh))
+            .transpose()?,
     };
     verify::check_scope(&mesh, &policy)?;
+    let keep = args
+        .save_baseline
+        .as_deref()
+        .map(|path| baseline::Keep::new(path, args.even_if_not_ready))
+        .transpose()?;
     let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
     let run = plan.window().saturating_add(SLACK);
     let timeout = args
@@ -163,7 +187,7 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         let left = timeout.saturating_sub(started.elapsed());
         let limit = if args.wait { left.min(run) } else { timeout };
         match once(&mesh, (&plan, &measures), &policy, limit, global)? {
-            Ok(report) => last = Some(report),
+            Ok(found) => last = Some(found),
             Err(code) if last.is_none() => {
                 let _ = writeln!(
                     std::io::stderr(),
@@ -174,14 +198,13 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
             Err(_) => break,
         }
         let left = timeout.saturating_sub(started.elapsed());
-        let ready = last
-            .as_ref()
-            .is_some_and(|report| report.exit_code == exit::HOLDS);
-        if !args.wait || ready || !wait::again(last.as_ref(), left, args.window, global.quiet)? {
+        let report = last.as_ref().map(|(report, _)| report);
+        let ready = report.is_some_and(|report| report.exit_code == exit::HOLDS);
+        if !args.wait || ready || !wait::again(report, left, args.window, global.quiet)? {
             break;
         }
     }
-    let Some(report) = last else {
+    let Some((report, distributions)) = last else {
         unreachable!("the loop ends after a report, or returns")
     };
     let style = Style::for_stream(global.color, global.ascii, &std::io::stdout());
@@ -195,17 +218,23 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         Output::Short => render::short(&report, style),
         Output::Junit => render::junit(&report),
     });
+    if let Some(keep) = keep {
+        let said = keep.keep(&distributions)?;
+        if !global.quiet || report.exit_code != exit::HOLDS {
+            let _ = writeln!(std::io::stderr(), "{said}");
+        }
+    }
     Ok(report.exit_code)
 }
 
-/// One run from the first question to the report, or the exit code of the signal that stopped it.
+/// One run from the first question to the report and what a baseline of it would be, or the exit code of the signal that stopped it.
 fn once(
     mesh: &Mesh,
     (plan, measures): (&plan::Plan, &measure::Measures),
     policy: &Policy,
     limit: Duration,
     global: &Global,
-) -> Result<Result<Report, u8>, VerifyError> {
+) -> Result<Result<(Report, Baseline), u8>, VerifyError> {
     let (started_at, started) = (SystemTime::now(), Instant::now());
     let started_at = humantime::format_rfc3339_millis(started_at).to_string();
     let policy = Policy {
@@ -232,20 +261,19 @@ fn once(
         Err(code) => return Ok(Err(code)),
     };
     let verdict = judge(mesh, &observations, &policy)?;
-    Ok(Ok(Report::new(
-        verdict,
-        Occasion {
-            tool: Tool {
-                name: "aggrik8s".to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                commit: option_env!("AGGRIK8S_COMMIT").map(str::to_owned),
-            },
-            command: "verify".to_owned(),
-            mesh: mesh.name.clone(),
-            started_at,
-            duration_seconds: started.elapsed().as_secs_f64(),
+    let occasion = Occasion {
+        tool: Tool {
+            name: "aggrik8s".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("AGGRIK8S_COMMIT").map(str::to_owned),
         },
-    )))
+        command: "verify".to_owned(),
+        mesh: mesh.name.clone(),
+        started_at,
+        duration_seconds: started.elapsed().as_secs_f64(),
+    };
+    let kept = Baseline::of(mesh, &observations, verdict.result, occasion.clone());
+    Ok(Ok((Report::new(verdict, occasion), kept)))
 }
 
 fn read(args: &VerifyArgs) -> Result<Mesh, VerifyError> {

@@ -69,6 +69,7 @@ pub const NODE_TCP: &str = "reach.node_tcp";
 pub const POD_HTTP: &str = "reach.pod_http";
 pub const LATENCY_CONNECT: &str = "latency.connect";
 pub const LATENCY_HANDSHAKE: &str = "latency.handshake_rtt";
+pub const LATENCY_BASELINE: &str = "latency.baseline";
 pub const LOSS_UDP: &str = "loss.udp";
 pub const LOSS_TCP_SYN: &str = "loss.tcp_syn";
 pub const MTU_PATH: &str = "mtu.path";
@@ -187,6 +188,16 @@ pub const CHECKS: &[CheckSpec] = &[
         witness: "kernel of the source node",
         text: "The kernel's own measurement of the same connections, free of the prober's scheduling. Handshakes that needed a retransmit have no valid round trip: they count in loss.tcp_syn. \
                Failed connects are above every threshold.",
+    },
+    CheckSpec {
+        id: LATENCY_BASELINE,
+        severity: Severity::Warn,
+        claim: "median and p99 of connect and handshake are at most 5 %, or 1 ms, above those of the run that `--baseline` names",
+        witness: "prober (connect) and kernel of the source node (handshake), now and then",
+        text: "Only with `--baseline`. Samples above the limit are counted, no quantile is estimated to decide; failed probes are above every limit. Each pair of nodes is compared with \
+               its own median, so nodes may lie at different distances. The baseline's quantile is known up to its order-statistic interval: what lies between the two ends counts against a pass and \
+               never for a failure. Undecided with a baseline of too few samples: its p99 needs 368. A link that the baseline does not know is a figure without a judgement. \
+               Make it a gate with `severity: {latency.baseline: gate}`.",
     },
     CheckSpec {
         id: LOSS_UDP,

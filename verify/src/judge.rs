@@ -3,9 +3,11 @@
 use mesh::observation::{NodeState, Observations};
 use mesh::{Link, Mesh};
 
+use crate::baseline::Baseline;
 use crate::causes;
 use crate::checks::{
-    self, AGENTS, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, NODE_TCP, POD_TCP, POD_UDP,
+    self, AGENTS, LATENCY_BASELINE, LATENCY_CONNECT, LATENCY_HANDSHAKE, LOSS_UDP, NODE_TCP,
+    POD_TCP, POD_UDP,
 };
 use crate::dependence::runs_test;
 use crate::looks;
@@ -22,12 +24,14 @@ use crate::view::View;
 use crate::waivers;
 
 /// How to judge, apart from the objectives of the mesh.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Policy {
     /// Globs of check ids; empty selects all. `evidence.*` is always judged: the others rest on it.
     pub only: Vec<String>,
     /// The day of the run in UTC, until which findings may be accepted; unknown, none is.
     pub today: Option<mesh::Day>,
+    /// What `latency.baseline` compares with; without one it is not judged. [`Baseline::check`] tells whether it can be.
+    pub baseline: Option<Baseline>,
 }
 
 impl Policy {
@@ -53,6 +57,8 @@ pub enum JudgeError {
     },
     #[error("no check matches `{0}`")]
     UnknownCheck(String),
+    #[error("`{LATENCY_BASELINE}` has nothing to compare with")]
+    NoBaseline,
     #[error(
         "objective `{objective}` allows a share of {share} to be bad, which fresh probes cannot prove"
     )]
@@ -87,6 +93,9 @@ pub fn check_scope(mesh: &Mesh, policy: &Policy) -> Result<(), JudgeError> {
             .any(|spec| checks::glob_matches(glob, spec.id))
         {
             return Err(JudgeError::UnknownCheck(glob.clone()));
+        }
+        if glob == LATENCY_BASELINE && policy.baseline.is_none() {
+            return Err(JudgeError::NoBaseline);
         }
     }
     let objectives = &mesh.objectives;
@@ -134,11 +143,12 @@ pub fn judge_look(
     let confidence = mesh.objectives.confidence;
     let mut family = Family::test(&drafts, confidence);
     let mut open = Vec::new();
-    let mut checks: Vec<Check> = drafts
+    let checks: Vec<Check> = drafts
         .into_iter()
         .enumerate()
         .map(|(row, draft)| family.decide(row, draft, confidence, &mut open))
         .collect();
+    let mut checks = rows::merge(checks);
     let waivers = waivers::apply(&mesh.rules, policy.today.as_ref(), &mut checks);
     let links: Vec<LinkRow> = mesh
         .links

@@ -2,6 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no async. What the statistics mean and why: docs/verdict.md.
 
+pub mod baseline;
 pub mod causes;
 pub mod checks;
 mod dependence;
@@ -20,6 +21,7 @@ pub mod verdict;
 mod view;
 pub mod waivers;
 
+pub use baseline::{Baseline, BaselineError};
 pub use judge::{JudgeError, Policy, check_scope, judge, judge_look};
 pub use open::Open;
 pub use report::Report;

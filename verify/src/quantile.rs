@@ -29,13 +29,26 @@ pub fn quantile(values: &[f64], failed: u64, q: f64, confidence: f64) -> Option<
     let at = |rank: u64| sorted.get(rank.checked_sub(1)? as usize).copied();
     let half = 0.5 * (1.0 - confidence);
     let rank = ((q * n as f64).ceil() as u64).clamp(1, n);
-    let low = bisect(1, n + 1, |r| at_most(r - 1, n, q) > half).checked_sub(1);
-    let high = Some(bisect(rank, n + 1, |r| at_most(r - 1, n, q) >= 1.0 - half));
+    let (low, high) = (rank_below(n, q, half), rank_above(n, q, half));
     Some(Quantile {
         seconds: at(rank),
         low_seconds: low.and_then(at),
         high_seconds: high.and_then(at),
     })
+}
+
+/// The largest rank, from 1, whose order statistic of `n` independent values exceeds their `q`-quantile with a chance of
+/// at most `error`; `None` when even the first does.
+pub(crate) fn rank_below(n: u64, q: f64, error: f64) -> Option<u64> {
+    let rank = bisect(1, n + 1, |r| at_most(r - 1, n, q) > error) - 1;
+    (rank > 0).then_some(rank)
+}
+
+/// The smallest rank whose order statistic falls below the quantile with a chance of at most `error`; `None` when even
+/// the last does.
+pub(crate) fn rank_above(n: u64, q: f64, error: f64) -> Option<u64> {
+    let rank = bisect(1, n + 1, |r| at_most(r - 1, n, q) >= 1.0 - error);
+    (rank <= n).then_some(rank)
 }
 
 /// P(X ≤ k) for X ~ Binomial(n, q).

@@ -2,7 +2,7 @@
 
 use crate::dependence::Bursts;
 use crate::looks::{confidence_at, over_looks};
-use crate::rows::Test;
+use crate::rows::{Spent, Test};
 use crate::short::Subject;
 use crate::stats::{
     Count, lower_bound_in_bursts, p_too_few_in_bursts, p_too_many_in_bursts, upper_bound_in_bursts,
@@ -28,27 +28,31 @@ pub(crate) struct Statement {
 }
 
 impl Statement {
-    fn of(subject: Subject, p0: f64, looks: &[Known], confidence: f64) -> Self {
+    fn of(subject: Subject, p0: f64, spent: Spent, looks: &[Known], confidence: f64) -> Self {
         let effect = |known: &Known| known.bursts.design_effect();
         let over = |p: &dyn Fn(&Known) -> f64| over_looks(looks.iter().map(p));
-        let bound = |bound: fn(Count, f64, f64) -> f64, of: fn(Trials) -> Count| {
+        let bound = |bound: fn(Count, f64, f64) -> f64, of: fn(Trials) -> Count, spent: f64| {
             let at = |(look, known): (usize, &Known)| {
                 bound(
                     of(known.trials),
                     effect(known),
-                    confidence_at(look, confidence),
+                    confidence_at(look, (confidence + spent).min(1.0)),
                 )
             };
             looks.iter().enumerate().map(at).collect::<Vec<f64>>()
         };
         let last = looks.last().copied().unwrap_or_default();
         Self {
-            p_bad: over(&|known| p_too_many_in_bursts(known.trials.best(), effect(known), p0)),
-            p_good: over(&|known| p_too_few_in_bursts(known.trials.worst(), effect(known), p0)),
-            lower: bound(lower_bound_in_bursts, Trials::best)
+            p_bad: (spent.bad
+                + over(&|known| p_too_many_in_bursts(known.trials.best(), effect(known), p0)))
+            .min(1.0),
+            p_good: (spent.good
+                + over(&|known| p_too_few_in_bursts(known.trials.worst(), effect(known), p0)))
+            .min(1.0),
+            lower: bound(lower_bound_in_bursts, Trials::best, spent.bad)
                 .into_iter()
                 .fold(0.0, f64::max),
-            upper: bound(upper_bound_in_bursts, Trials::worst)
+            upper: bound(upper_bound_in_bursts, Trials::worst, spent.good)
                 .into_iter()
                 .fold(1.0, f64::min),
             subject,
@@ -71,7 +75,7 @@ pub(crate) fn statements(test: &Test, confidence: f64) -> Vec<Statement> {
                 subject,
                 ..same.clone()
             },
-            _ => Statement::of(subject, test.p0, &known, confidence),
+            _ => Statement::of(subject, test.p0, test.spent, &known, confidence),
         };
         last = known;
         all.push(statement);
@@ -121,7 +125,7 @@ mod tests {
                 let bursts = Bursts::default();
                 looks.push(Known { trials, bursts });
             }
-            let statement = Statement::of(None, p0, &looks, confidence);
+            let statement = Statement::of(None, p0, Spent::default(), &looks, confidence);
             rejected += u32::from(statement.p_bad <= 0.05);
             proven += u32::from(statement.p_good <= 0.05);
             let at_any = |known: &Known| p_too_few_in_bursts(known.trials.worst(), 1.0, p0) <= 0.05;
@@ -154,9 +158,15 @@ mod tests {
             trials: Trials::of(n, bad),
             bursts: Bursts::default(),
         };
-        let first = Statement::of(None, 0.01, &[at(486, 1)], 0.95);
+        let first = Statement::of(None, 0.01, Spent::default(), &[at(486, 1)], 0.95);
         assert!(first.p_good <= 0.05 && first.upper <= 0.01, "{first:?}");
-        let later = Statement::of(None, 0.01, &[at(486, 1), at(972, 12)], 0.95);
+        let later = Statement::of(
+            None,
+            0.01,
+            Spent::default(),
+            &[at(486, 1), at(972, 12)],
+            0.95,
+        );
         assert_eq!((later.p_good, later.looks), (first.p_good, 2));
         assert_eq!(later.trials.known.bad, 12);
     }

@@ -245,6 +245,9 @@ pub struct Observed {
     pub p50: Option<Quantile>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99: Option<Quantile>,
+    /// Against a baseline: median and p99, of connect and handshake.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub growth: Vec<Growth>,
     /// Path MTU: the smallest of the node pairs', whole IP packets; what limits that pair, and what its sender's
     /// interface lets out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -276,6 +279,45 @@ pub struct Observed {
     /// The same trials by source node and by target node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub marginals: Vec<Marginal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimedName {
+    Connect,
+    HandshakeRtt,
+}
+
+impl TimedName {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::HandshakeRtt => "handshake",
+        }
+    }
+}
+
+/// One quantile of one time, and where the baseline had it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Growth {
+    pub time: TimedName,
+    /// 0.5 or 0.99.
+    pub quantile: f64,
+    pub status: Status,
+    /// Samples of the baseline.
+    pub baseline_n: u64,
+    pub baseline: Option<Quantile>,
+    pub now: Option<Quantile>,
+    /// By how much it grew: for the median, the mean over the pairs of nodes.
+    pub grew_seconds: Option<f64>,
+    /// By how much the shortest time grew, the mean over the pairs of nodes.
+    pub shortest_grew_seconds: Option<f64>,
+    /// Where the growth that is allowed ends, for the farthest pair of nodes.
+    pub allowed_seconds: Option<f64>,
+    /// Samples, those that surely exceed what is allowed, and those that may.
+    pub n: u64,
+    pub bad: u64,
+    pub unresolved: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -1,4 +1,4 @@
-//! docs/checks.md and schema/verify.schema.json are what the code says: when stale they are rewritten and the test fails.
+//! docs/checks.md and the schemas are what the code says: when stale they are rewritten and the test fails.
 
 use std::path::Path;
 
@@ -28,4 +28,11 @@ fn causes_are_documented() {
 fn schema_is_current() {
     let schema = serde_json::to_string_pretty(&verify::Report::schema()).expect("a schema is JSON");
     ensure("schema/verify.schema.json", &(schema + "\n"));
+}
+
+#[test]
+fn schema_of_the_baseline_is_current() {
+    let schema =
+        serde_json::to_string_pretty(&verify::Baseline::schema()).expect("a schema is JSON");
+    ensure("schema/baseline.schema.json", &(schema + "\n"));
 }

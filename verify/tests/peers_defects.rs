@@ -1,5 +1,6 @@
 //! Defects and limits that reading other tools' source brought to light, each as a test that the judgement does not have it.
 
+mod simulate;
 mod world;
 
 use mesh::observation::{Observations, Outcome as Probe, ProbeKind};
@@ -30,7 +31,13 @@ fn judged(world: &World, edit: impl Fn(&mut Observations)) -> Verdict {
 /// cilium-cli, `clustermesh status`: the condition lists EndpointSlices in its message and never tests them.
 #[test]
 fn every_check_that_is_listed_is_judged() {
-    let plain = verdict(&world(Vec::new()));
+    let plain = world(Vec::new());
+    let observations = plain.observe();
+    let policy = Policy {
+        baseline: Some(simulate::growth::of(&plain.mesh, &observations)),
+        ..Policy::default()
+    };
+    let plain = judge(&plain.mesh, &observations, &policy).expect("a scope");
     let mut meant = world(vec![Fault::Policy(On("c", "b"))]);
     let rules = [("c", Access::Deny), ("a", Access::Allow)];
     meant.mesh.rules.policies = rules

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use verify::checks::{CHECKS, CheckSpec, Severity};
+use verify::quantile::Quantile;
 use verify::waivers::Waived;
 use verify::{Check, Outcome, Report, Status};
 
@@ -204,6 +205,7 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
         }
     }
     measured(&mut text, rows);
+    grown(&mut text, rows);
     if let Some(threshold) = worst(|check| check.expected.threshold_seconds)
         && spec.id != "config.clock"
     {
@@ -244,6 +246,38 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
         text += &format!(", {stalled} void near stalls");
     }
     text
+}
+
+/// ", handshake p99 of a→b grew most: 20.1 → 22.1 ms", and of how many links nothing is known.
+fn grown(text: &mut String, rows: &[&Check]) {
+    let all = rows.iter().flat_map(|check| {
+        check
+            .observed
+            .growth
+            .iter()
+            .map(move |growth| (*check, growth))
+    });
+    let seconds = |of: &Option<Quantile>| of.as_ref().and_then(|q| q.seconds);
+    let most = all
+        .filter_map(|(check, growth)| Some((growth.grew_seconds?, check, growth)))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let Some((_, check, growth)) = most else {
+        return;
+    };
+    *text += &format!(
+        ", {} of {} grew most: {} → {}",
+        growth.name(),
+        check.place(),
+        milliseconds(seconds(&growth.baseline)),
+        milliseconds(seconds(&growth.now))
+    );
+    let without = rows
+        .iter()
+        .filter(|check| check.status == Status::Info)
+        .count();
+    if without > 0 {
+        *text += &format!(", {without} without a baseline");
+    }
 }
 
 /// "0 of 360 probes failed inside 3 clusters, half of them within 0.31 ms".

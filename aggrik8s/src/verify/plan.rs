@@ -266,6 +266,7 @@ fn lives_from(kind: ProbeKind, plane: Plane) -> &'static [&'static str] {
             checks::POD_TCP,
             checks::LATENCY_CONNECT,
             checks::LATENCY_HANDSHAKE,
+            checks::LATENCY_BASELINE,
             checks::LOSS_TCP_SYN,
         ],
         // What nodes measure is measured where their connects are answered.

@@ -11,6 +11,7 @@ mod world;
 use std::process::ExitCode;
 
 use draw::{Curve, Point};
+use simulate::growth::{self, Growth, KEPT};
 use simulate::{ALPHA, Loss, P0, SHORT_BURST, links};
 
 /// True loss, in objectives.
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         });
     }
     println!("{total} links");
+    wrong += grown(count.div_ceil(5));
     if let Some(path) = path
         && let Err(error) = std::fs::write(&path, draw::svg(&curves, ALPHA))
     {
@@ -97,4 +99,46 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// Against a baseline: what, by how much, and the samples that were kept.
+const GROWN: &[(&str, Growth, f64, u64)] = &[
+    ("nothing", Growth::Path, 1.0, KEPT),
+    ("nothing", Growth::Path, 1.0, KEPT / 10),
+    ("longer path", Growth::Path, 1.05, KEPT),
+    ("longer path", Growth::Path, 1.05, KEPT / 10),
+    ("longer path", Growth::Path, 1.1, KEPT),
+    ("longer queue", Growth::Queue, 1.05, KEPT),
+    ("longer queue", Growth::Queue, 1.05, KEPT / 10),
+    ("longer queue", Growth::Queue, 1.1, KEPT),
+    ("longer queue", Growth::Queue, 1.1, KEPT / 10),
+];
+/// What may grow without a finding.
+const ALLOWED: f64 = 1.05;
+
+/// Prints how links are judged that grew, and tells how many points are wrong more often than stated.
+#[expect(clippy::print_stdout, reason = "a program whose answer is its output")]
+fn grown(count: u64) -> u32 {
+    println!("\n| grew | p99 | baseline | pass | fail | undecided | looks | probes |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let error = 3.0 * (ALPHA * (1.0 - ALPHA) / count as f64).sqrt();
+    let mut wrong = 0;
+    for (at, (name, growth, times, kept)) in GROWN.iter().enumerate() {
+        let sum = growth::links(*growth, *times, *kept, count, 9_000 + at as u64);
+        let (pass, fail) = (sum.share(sum.ready), sum.share(sum.not_ready));
+        let broken = (*times >= ALLOWED && pass > ALPHA + error)
+            || (*times <= ALLOWED && fail > ALPHA + error);
+        wrong += u32::from(broken);
+        println!(
+            "| {name} | × {times} | {kept} | {:.2} % | {:.2} % | {:.1} % | {:.2} | {:.0} |{}",
+            100.0 * pass,
+            100.0 * fail,
+            100.0 * (1.0 - pass - fail),
+            sum.share(sum.looks),
+            sum.share(sum.probes),
+            if broken { " MORE THAN STATED" } else { "" }
+        );
+    }
+    println!("{count} links each");
+    wrong
 }

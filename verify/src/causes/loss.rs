@@ -264,7 +264,12 @@ fn tcp_only(case: &mut Case<'_, '_>, link: &Link) {
 
 /// Latency checks of `links` whose late connects are those that lost a SYN: what is late by itself has another cause.
 fn late_by_loss(case: &Case<'_, '_>, links: &[Link]) -> Vec<String> {
-    let bad = |check: &Check| check.observed.bad.unwrap_or(0);
+    let bad = |check: &Check| {
+        let growth = check.observed.growth.iter();
+        let failing = growth.filter(|growth| growth.status == Status::Fail);
+        let grown = failing.map(|growth| growth.bad).max();
+        check.observed.bad.or(grown).unwrap_or(0)
+    };
     let mut late = Vec::new();
     for link in links {
         let lost = case.check(LOSS_TCP_SYN, link).map(bad);

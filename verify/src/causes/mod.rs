@@ -5,6 +5,7 @@
 
 mod control;
 mod facts;
+mod growth;
 mod latency;
 mod loss;
 mod mtu;
@@ -20,7 +21,9 @@ use std::ops::{Deref, DerefMut};
 
 use mesh::Link;
 
-use crate::checks::{LATENCY_CONNECT, LATENCY_HANDSHAKE, NDVI_ROUND_TRIP, NDVI_SUCCESS, Severity};
+use crate::checks::{
+    LATENCY_BASELINE, LATENCY_CONNECT, LATENCY_HANDSHAKE, NDVI_ROUND_TRIP, NDVI_SUCCESS, Severity,
+};
 use crate::tally::Scope;
 use crate::verdict::{Cause, Check, Rival, Side, Status};
 use crate::view::View;
@@ -69,6 +72,7 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     loss::find(&mut case);
     service::find(&mut case);
     latency::find(&mut case);
+    growth::find(&mut case);
     transfer::find(&mut case);
     node::merge(&mut case);
     rest::unknown(&mut case);
@@ -191,7 +195,7 @@ pub(crate) fn is_ndvi(check: &Check) -> bool {
 }
 
 pub(crate) fn is_latency(check: &Check) -> bool {
-    check.id == LATENCY_CONNECT || check.id == LATENCY_HANDSHAKE
+    [LATENCY_BASELINE, LATENCY_CONNECT, LATENCY_HANDSHAKE].contains(&check.id.as_str())
 }
 
 /// A cause without rivals and claims yet.

@@ -55,13 +55,13 @@ pub const CAUSES: &[CauseSpec] = &[
     spec(
         "path.longer",
         "the path became longer",
-        "even the shortest time is near or beyond the threshold; which direction, from the kernels' time stamps of both ends where their clocks are known well enough",
+        "even the shortest time is near or beyond the threshold, or grew since the baseline as much as the median did; which direction, from the kernels' time stamps of both ends where their clocks are known well enough",
         "a changed route, a detour through another site, a tunnel that ends elsewhere",
     ),
     spec(
         "path.queueing",
         "packets wait on the way",
-        "slow connects although the shortest is short, for prober and kernel alike",
+        "slow connects although the shortest is short, or slower ones than in the baseline although the shortest is as short, for prober and kernel alike",
         "load of the links along the path, a rate limit, a queue without management",
     ),
     spec(

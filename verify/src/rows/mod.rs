@@ -1,10 +1,11 @@
 //! From observations to undecided rows: one file per family of checks. `judge` decides them together.
 
+mod baseline;
 mod config;
 pub(crate) mod control;
 mod evidence;
 mod jitter;
-mod latency;
+pub(crate) mod latency;
 mod loss;
 pub(crate) mod mtu;
 mod ndvi;
@@ -43,6 +44,22 @@ pub(crate) struct Test {
     pub(crate) stalled: BTreeMap<String, u64>,
     /// Evidence that is missing: makes READY impossible.
     pub(crate) missing: Vec<String>,
+    pub(crate) spent: Spent,
+}
+
+/// Chances of error that were spent before the trials were counted, on what tells the bad ones from the good.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Spent {
+    /// On the side of passing.
+    pub(crate) good: f64,
+    /// On the side of failing.
+    pub(crate) bad: f64,
+}
+
+impl Test {
+    fn statements(&self) -> usize {
+        1 + self.sources.len() + self.targets.len()
+    }
 }
 
 /// All rows that `policy` selects.
@@ -83,6 +100,13 @@ pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
     rows.extend(policy::rows(view));
     rows.extend(service::rows(view));
     rows.retain(|row| policy.selects(&row.check.id));
+    if let Some(baseline) = &policy.baseline
+        && wanted(&[checks::LATENCY_BASELINE])
+    {
+        let tests = rows.iter().filter_map(|row| row.test.as_ref());
+        let others = tests.map(Test::statements).sum();
+        rows.extend(baseline::rows(view, baseline, others));
+    }
     for row in &mut rows {
         if spec(&row.check.id).fixed().is_none()
             && let Some(gravity) = view.mesh.rules.gravity(&row.check.id)
@@ -145,6 +169,8 @@ impl Draft {
         self
     }
 }
+
+pub(crate) use baseline::merge;
 
 pub(crate) fn spec(id: &str) -> &'static CheckSpec {
     checks::find(id).unwrap_or_else(|| unreachable!("`{id}` is in the table"))
@@ -242,6 +268,7 @@ impl Counted {
             each_node: true,
             stalled: BTreeMap::new(),
             missing: silent(view, link, plane),
+            spent: Spent::default(),
         });
         draft
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each binary uses its own part")]
 
+pub(crate) mod growth;
+
 use std::net::SocketAddr;
 
 use mesh::Mesh;
