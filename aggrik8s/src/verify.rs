@@ -108,6 +108,8 @@ enum VerifyError {
     #[error("{0}")]
     Mesh(String),
     #[error(transparent)]
+    Unprovable(#[from] plan::Unprovable),
+    #[error(transparent)]
     Baseline(#[from] baseline::FileError),
     #[error("nothing can be judged")]
     Judge(#[from] verify::JudgeError),
@@ -125,6 +127,7 @@ impl VerifyError {
             }),
             Self::Read { lab: None, .. } => Some("name the file with -f, or a running lab with --lab".to_owned()),
             Self::Judge(verify::JudgeError::UnknownCheck(_)) => Some("`aggrik8s explain` lists all checks".to_owned()),
+            Self::Unprovable(objective) => Some(objective.hint()),
             Self::Baseline(error) => Some(error.hint()),
             Self::Judge(verify::JudgeError::NoBaseline) => Some("name one with --baseline".to_owned()),
             Self::Judge(verify::JudgeError::EmptyScope) => Some("declare a second cluster, or `links:`, in mesh.yaml".to_owned()),
@@ -166,6 +169,7 @@ fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyError> {
         .map(|path| baseline::Keep::new(path, args.even_if_not_ready))
         .transpose()?;
     let plan = plan::Plan::new(&mesh, &policy, args.window, args.budget);
+    plan.provable(&mesh, &policy)?;
     let run = plan.window().saturating_add(SLACK);
     let timeout = args
         .timeout

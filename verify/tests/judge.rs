@@ -577,3 +577,101 @@ fn a_single_cluster_is_judged_by_itself() {
     world.faults = vec![Fault::Loss(On("a/a1", "a"), 1.0)];
     assert_eq!(verdict(&world).result, Outcome::NotReady);
 }
+
+#[test]
+fn a_tight_objective_is_proven_missed_or_left_open_with_what_is_lacking() {
+    let judged = |probes: u32| {
+        let mut world = world(vec![Fault::Loss(On("a", "b"), 0.01)]);
+        world.mesh.objectives.loss = 0.002;
+        world.mesh.services.clear();
+        world.tcp = probes;
+        let policy = Policy {
+            only: vec!["loss.udp".into()],
+            ..Policy::default()
+        };
+        judge(&world.mesh, &world.observe(), &policy).expect("a scope")
+    };
+    let status = |verdict: &verify::Verdict, source: &str, target: &str| {
+        let of_path = |c: &&verify::Check| {
+            c.id == "loss.udp"
+                && c.source_cluster.as_deref() == Some(source)
+                && c.target_cluster.as_deref() == Some(target)
+        };
+        let check = verdict.checks.iter().find(of_path).expect("the check");
+        (check.status, check.more_samples_needed)
+    };
+    // As many as verify sends against this objective.
+    let verdict = judged(1_215);
+    assert_eq!(status(&verdict, "a", "b").0, Status::Fail);
+    assert_eq!(status(&verdict, "b", "a").0, Status::Pass);
+    // As many as against the default: what loses nothing is not READY for that.
+    let verdict = judged(240);
+    let (status, more) = status(&verdict, "b", "a");
+    assert_eq!(status, Status::Undecided);
+    assert!(
+        more.is_some_and(|more| (500..3_000).contains(&more)),
+        "{more:?}"
+    );
+}
+
+/// Of one connection, prober and kernels have to tell the same.
+#[test]
+fn contradictory_witnesses_are_never_ready() {
+    use mesh::observation::{Direction, KernelOutcome, Observations, Outcome as Probe};
+    type Edit = fn(&mut Observations);
+    let edits: [(&str, Edit); 3] = [
+        ("the prober connected, its kernel did not", |seen| {
+            for record in initiators(seen) {
+                record.outcome = KernelOutcome::Refused;
+                (record.connect_ns, record.handshake_rtt_us) = (None, None);
+            }
+        }),
+        ("the prober did not connect, its kernel did", |seen| {
+            let of_link = seen.runs.iter_mut().filter(|run| {
+                run.kind == mesh::observation::ProbeKind::Tcp
+                    && (&*run.source.node, run.target.node.as_deref()) == ("a1", Some("b1"))
+            });
+            for sample in of_link.flat_map(|run| &mut run.samples) {
+                sample.outcome = Probe::Refused;
+                (sample.connect_ns, sample.round_trip_ns) = (None, None);
+                sample.responder = None;
+            }
+        }),
+        ("established at the source, not at the target", |seen| {
+            for record in seen.connections.iter_mut().filter(|record| {
+                record.direction == Direction::Acceptor
+                    && record.node.node == "b1"
+                    && record.remote.ip() == std::net::IpAddr::from([10, 0, 0, 2])
+            }) {
+                record.outcome = KernelOutcome::SynOnly;
+            }
+        }),
+    ];
+    fn initiators(
+        seen: &mut Observations,
+    ) -> impl Iterator<Item = &mut mesh::observation::KernelConnection> {
+        seen.connections.iter_mut().filter(|record| {
+            record.direction == Direction::Initiator
+                && record.node.node == "a1"
+                && record.remote.ip() == std::net::IpAddr::from([10, 1, 0, 2])
+        })
+    }
+    for (what, edit) in edits {
+        let world = world(Vec::new());
+        let mut seen = world.observe();
+        edit(&mut seen);
+        let verdict = judge(&world.mesh, &seen, &Policy::default()).expect("a scope");
+        assert_ne!(verdict.result, Outcome::Ready, "{what}");
+        let of_link = |c: &&verify::Check| {
+            c.id == "evidence.agreement"
+                && c.source_cluster.as_deref() == Some("a")
+                && c.target_cluster.as_deref() == Some("b")
+        };
+        let check = verdict.checks.iter().find(of_link).expect("the check");
+        assert_eq!(check.status, Status::Fail, "{what}: {check:#?}");
+        let told = check.observed.failures.keys().any(|kind| kind == what)
+            || check.evidence.iter().any(|line| line.contains(what));
+        assert!(told, "{what}: {check:#?}");
+        assert!(check.cause.is_some() && check.hint.is_some(), "{what}");
+    }
+}

@@ -4,7 +4,7 @@
 mod simulate;
 mod world;
 
-use simulate::{ALPHA, Judged, Loss, P0, links};
+use simulate::{ALPHA, Judged, Loss, P0, links, links_against};
 use verify::stats::{Count, holm, p_too_few, p_too_many};
 use world::Random;
 
@@ -70,6 +70,17 @@ fn unclear_cases_are_decided_later() {
     assert!(healthy.looks > LINKS + LINKS / 4, "{healthy:?}");
     let lossy = links(Loss::Independent, 2.5 * P0, LINKS, 11);
     assert!(lossy.share(lossy.not_ready) > 0.98, "{lossy:?}");
+}
+
+#[test]
+fn one_percent_is_decided_against_a_fifth_of_it() {
+    let (p0, count) = (0.002, 100);
+    let lossy = links_against(p0, Loss::Independent, 0.01, count, 12);
+    assert_eq!((lossy.not_ready, lossy.ready), (count, 0), "{lossy:?}");
+    assert!(lossy.share(lossy.looks) < 1.1, "{lossy:?}");
+    let healthy = links_against(p0, Loss::Independent, 0.0002, count, 13);
+    assert_eq!(healthy.not_ready, 0, "{healthy:?}");
+    assert!(healthy.share(healthy.ready) > 0.95, "{healthy:?}");
 }
 
 /// Many links that all sit exactly at the objective: the chance of any false NOT READY stays below α.

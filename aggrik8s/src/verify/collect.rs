@@ -54,6 +54,7 @@ pub(super) async fn collect(
     let mut runs = Vec::new();
     let mut done = Vec::new();
     let mut measurements = Vec::new();
+    let mut beside = BTreeMap::new();
     let mut round = plan.first();
     loop {
         progress.expect(round.probes());
@@ -63,6 +64,7 @@ pub(super) async fn collect(
             progress.say("measuring the paths");
             let clients = clients(&agents);
             measurements = measure(measures, &runs, &clients, deadline - reserve).await;
+            beside = measures.spent(&measurements);
         }
         tokio::time::sleep(SETTLE).await;
         progress.say("asking the agents what their kernels saw");
@@ -75,7 +77,7 @@ pub(super) async fn collect(
         // What cannot be judged at all is the caller's to report.
         let open =
             judge_look(mesh, &observations, policy).map_or_else(|_| Vec::new(), |(_, open)| open);
-        match plan.next(&done, &open, left.saturating_sub(ROUND_SLACK)) {
+        match plan.next(&done, &beside, &open, left.saturating_sub(ROUND_SLACK)) {
             None => return observations,
             Some(next) => round = next,
         }

@@ -117,6 +117,25 @@ impl Measures {
         }
     }
 
+    /// Bytes on the wire that each node spent on what came of it; what ended badly may have spent all that it might.
+    pub(super) fn spent(&self, found: &[PathMeasurement]) -> BTreeMap<NodeRef, u64> {
+        let mut sums = BTreeMap::new();
+        for measured in found {
+            let bytes = match &measured.result {
+                MeasuredPath::PathMtu(Err(NoFigure::NotMade(_)))
+                | MeasuredPath::Throughput(Err(NoFigure::NotMade(_))) => 0,
+                // One search is both directions.
+                MeasuredPath::PathMtu(_) => USUAL_SEARCH_BYTES / 2,
+                MeasuredPath::Throughput(Ok(carried)) => on_the_wire(carried.bytes),
+                MeasuredPath::Throughput(Err(_)) => self.wire_bytes(),
+            };
+            for node in [&measured.source, &measured.target] {
+                *sums.entry(node.clone()).or_default() += bytes;
+            }
+        }
+        sums
+    }
+
     /// What the measurements send, for a person; `None` when there are none.
     pub(super) fn budget(&self) -> Option<String> {
         let mut parts = Vec::new();
@@ -153,8 +172,13 @@ impl Measures {
 
     /// On the wire, of one transfer in one direction.
     fn wire_bytes(&self) -> u64 {
-        self.caps.bytes * 9 / 8 + BESIDE_BYTES
+        on_the_wire(self.caps.bytes)
     }
+}
+
+/// A payload with its headers, the acknowledgements and the echoes beside it.
+fn on_the_wire(payload: u64) -> u64 {
+    payload * 9 / 8 + BESIDE_BYTES
 }
 
 /// `each` for every pair that a node is an end of.

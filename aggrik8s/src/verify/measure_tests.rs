@@ -397,3 +397,39 @@ fn what_falls_short_is_measured_again_and_holes_are_not_measured() {
     };
     assert!(holes(&[of_nodes]).is_empty());
 }
+
+#[test]
+fn what_was_measured_is_counted_at_both_ends() {
+    let mesh = mesh(&[1, 1], &[(0, 1), (1, 0)]);
+    let measures = Measures::new(&mesh, &selecting(&["throughput.*", "mtu.path"]), None);
+    let task = |pair: &Pair| Task {
+        pair: pair.clone(),
+        by: 0,
+    };
+    let (search, transfer) = (task(&measures.searches[0]), task(&measures.transfers[0]));
+    let carried = |bytes| {
+        let found = mesh::measurement::Throughput {
+            bytes,
+            duration_ns: 1_000_000_000,
+            by_time: true,
+            retransmits: None,
+            min_rtt_us: None,
+            rtt: None,
+        };
+        MeasuredPath::Throughput(Ok(found))
+    };
+    let ended = || NoFigure::Ended(MeasureOutcome::Timeout);
+    let (there, back) = (PathDirection::Forward, PathDirection::Return);
+    let found = [
+        search.measurement(there, 0, MeasuredPath::PathMtu(Err(ended()))),
+        search.measurement(back, 0, MeasuredPath::PathMtu(Err(ended()))),
+        transfer.measurement(there, 61_500, carried(8_000_000)),
+        // It broke off: all that it may have sent.
+        transfer.measurement(back, 61_500, MeasuredPath::Throughput(Err(ended()))),
+    ];
+    let each = 60_000 + (9_000_000 + 100_000) + (18_000_000 + 100_000);
+    let spent = measures.spent(&found);
+    assert_eq!(spent.into_values().collect::<Vec<_>>(), [each, each]);
+    let never = transfer.without(MeasureKind::Throughput, "no time left");
+    assert!(measures.spent(&never).into_values().all(|bytes| bytes == 0));
+}

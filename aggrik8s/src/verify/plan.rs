@@ -11,7 +11,10 @@ use verify::checks::{self, CHECKS};
 use verify::{Open, Policy, looks};
 
 mod control;
+mod provable;
 mod service;
+
+pub(super) use provable::Unprovable;
 
 /// Deadline of one probe: long enough to see a SYN that had to be sent again after a second.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,6 +70,8 @@ pub(super) struct Plan {
     /// Share of the probes that the byte budget left over.
     kept: f64,
     budget: Option<u64>,
+    /// Bytes of the first look without it, of the node that sends and receives most.
+    whole: u64,
 }
 
 impl Plan {
@@ -86,9 +91,11 @@ impl Plan {
             window,
             kept: 1.0,
             budget,
+            whole: 0,
         };
         let first = plan.first();
         let most = first.most(|cost| cost.bytes);
+        plan.whole = most;
         if let Some(budget) = budget.filter(|budget| most > *budget) {
             plan.kept = budget as f64 / most as f64;
         }
@@ -115,8 +122,14 @@ impl Plan {
     }
 
     /// What is sent after the looks in `done` for the links and kinds that they left `open`; `None` when nothing
-    /// is left to send, or it does not fit into the byte budget or into `left`.
-    pub(super) fn next(&self, done: &[Round], open: &[Open], left: Duration) -> Option<Round> {
+    /// is left to send, or it does not fit into the byte budget, of which `beside` went to measurements, or into `left`.
+    pub(super) fn next(
+        &self,
+        done: &[Round],
+        beside: &BTreeMap<NodeRef, u64>,
+        open: &[Open],
+        left: Duration,
+    ) -> Option<Round> {
         let look = done.len();
         if look == 0 || look >= looks::MOST {
             return None;
@@ -141,7 +154,8 @@ impl Plan {
         round.streams = streams(wanted.into_iter(), round.window, times);
         let spent = |node: &NodeRef| -> u64 {
             let cost = |round: &Round| round.per_node().get(node).map_or(0, |cost| cost.bytes);
-            done.iter().map(cost).sum::<u64>() + cost(&round)
+            let probes = done.iter().map(cost).sum::<u64>() + cost(&round);
+            probes + beside.get(node).copied().unwrap_or(0)
         };
         let affordable = self.budget.is_none_or(|budget| {
             let first = done[0].per_node();
@@ -241,6 +255,8 @@ struct Wanted {
     kind: ProbeKind,
     target: ProbeTarget,
     count: f64,
+    /// So many targets like this one a single statement rests on; 0 where none does.
+    statement: f64,
 }
 
 impl Wanted {
@@ -315,40 +331,44 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
     // A node takes part in this many pairs at least, and has to prove the objective by itself.
     let per_node = least_partners(&pairs, source.nodes.len(), target.nodes.len()).max(1) as f64;
     let all = pairs.len().max(1) as f64;
-    for (plane, kind, port, count) in [
+    for (plane, kind, port, wanted_in_all, statement) in [
         (
             Plane::Pod,
             ProbeKind::Tcp,
             RESPONDER_ECHO_PORT,
-            connect.max(datagram) / per_node,
+            connect.max(datagram),
+            per_node,
         ),
         // Either leg of an echo counts for one path direction; half of a node's are its own.
         (
             Plane::Pod,
             ProbeKind::Udp,
             RESPONDER_ECHO_PORT,
-            alone * datagram / per_node,
+            alone * datagram,
+            per_node,
         ),
         (
             Plane::Pod,
             ProbeKind::Http,
             RESPONDER_HTTP_PORT,
-            connect / all,
+            connect,
+            all,
         ),
         (
             Plane::Node,
             ProbeKind::Tcp,
             RESPONDER_ECHO_PORT,
-            connect / all,
+            connect,
+            all,
         ),
     ] {
         if !needed(policy, kind, plane) {
             continue;
         }
-        let count = match (denied, plane, kind) {
-            (true, Plane::Pod, ProbeKind::Tcp) => DENIED / per_node,
+        let (count, statement) = match (denied, plane, kind) {
+            (true, Plane::Pod, ProbeKind::Tcp) => (DENIED / per_node, 0.0),
             (true, Plane::Pod, _) => continue,
-            _ => count,
+            _ => (wanted_in_all / statement, statement),
         };
         for (s, t) in &pairs {
             let (s, t) = (&source.nodes[*s], &target.nodes[*t]);
@@ -366,6 +386,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
                     address: SocketAddr::new(address, port),
                 },
                 count,
+                statement,
             });
         }
     }
@@ -390,6 +411,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
                     address: SocketAddr::new(*address, service.port),
                 },
                 count,
+                statement: source.nodes.len() as f64,
             });
         }
     }

@@ -78,6 +78,7 @@ struct Bench {
     mesh: Mesh,
     policy: Policy,
     observations: Observations,
+    p0: f64,
 }
 
 fn node(cluster: &str) -> NodeRef {
@@ -88,8 +89,9 @@ fn node(cluster: &str) -> NodeRef {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(p0: f64) -> Self {
         let mut mesh = world::mesh(&["a", "b"], 1);
+        mesh.objectives.loss = p0;
         mesh.services.clear();
         mesh.links.truncate(1);
         let mut observations = Observations::default();
@@ -110,6 +112,7 @@ impl Bench {
             mesh,
             policy,
             observations,
+            p0,
         }
     }
 
@@ -149,7 +152,7 @@ impl Bench {
     /// One link, look by look.
     fn link(&mut self, loss: Loss, p: f64, random: &mut Random, sum: &mut Judged) {
         self.observations.runs.clear();
-        let first = looks::first_look(P0, 1.0 - ALPHA, 1).expect("decidable");
+        let first = looks::first_look(self.p0, 1.0 - ALPHA, 1).expect("decidable");
         let mut line = Line::new(loss, p, random);
         sum.links += 1;
         for look in 0..looks::MOST {
@@ -176,9 +179,14 @@ impl Bench {
     }
 }
 
-/// `count` links that lose the share `p`.
+/// `count` links that lose the share `p`, of which they may lose [`P0`].
 pub(crate) fn links(loss: Loss, p: f64, count: u64, seed: u64) -> Judged {
-    let mut bench = Bench::new();
+    links_against(P0, loss, p, count, seed)
+}
+
+/// `count` links that lose the share `p`, of which they may lose `p0`.
+pub(crate) fn links_against(p0: f64, loss: Loss, p: f64, count: u64, seed: u64) -> Judged {
+    let mut bench = Bench::new(p0);
     let mut random = Random::new(seed);
     let mut sum = Judged::default();
     for _ in 0..count {

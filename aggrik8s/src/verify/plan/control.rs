@@ -49,6 +49,7 @@ pub(super) fn targets(mesh: &Mesh, policy: &Policy, wanted: &mut Vec<Wanted>) {
                             address: (address, RESPONDER_ECHO_PORT).into(),
                         },
                         count: PER_NODE / neighbours as f64,
+                        statement: 0.0,
                     });
                 }
             }

@@ -44,6 +44,7 @@ pub(super) fn targets(mesh: &Mesh, policy: &Policy, wanted: &mut Vec<Wanted>) {
                         address: SocketAddr::new(*address, service.port),
                     },
                     count: proving as f64 / cluster.nodes.len().max(1) as f64,
+                    statement: cluster.nodes.len() as f64,
                 });
             }
         }

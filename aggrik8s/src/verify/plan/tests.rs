@@ -213,15 +213,22 @@ fn open(check: &str, source: &str, target: &str, more: Option<u64>) -> Open {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// No measurement took bytes.
+fn nothing() -> BTreeMap<NodeRef, u64> {
+    BTreeMap::new()
+}
+
 #[test]
 fn a_later_look_probes_what_is_open_and_nothing_else() {
     let plan = Plan::new(&mesh(2), &Policy::default(), WINDOW, None);
     let mut done = vec![plan.first()];
-    assert_eq!(plan.next(&done, &[], MINUTE), None);
+    assert_eq!(plan.next(&done, &nothing(), &[], MINUTE), None);
     let latency = [open(checks::LATENCY_CONNECT, "a", "b", Some(400))];
     let mut sent = marginals_of(&done[0], Plane::Pod, ProbeKind::Tcp);
     for look in 1..looks::MOST {
-        let round = plan.next(&done, &latency, MINUTE).expect("a look");
+        let round = plan
+            .next(&done, &nothing(), &latency, MINUTE)
+            .expect("a look");
         assert_eq!(round.look, look);
         for stream in &round.streams {
             assert_eq!(
@@ -246,14 +253,16 @@ fn a_later_look_probes_what_is_open_and_nothing_else() {
         );
         done.push(round);
     }
-    assert_eq!(plan.next(&done, &latency, MINUTE), None);
+    assert_eq!(plan.next(&done, &nothing(), &latency, MINUTE), None);
 }
 
 #[test]
 fn echoes_of_both_sides_settle_a_path() {
     let plan = Plan::new(&mesh(2), &Policy::default(), WINDOW, None);
     let path = [open(checks::LOSS_UDP, "a", "b", Some(400))];
-    let round = plan.next(&[plan.first()], &path, MINUTE).expect("a look");
+    let round = plan
+        .next(&[plan.first()], &nothing(), &path, MINUTE)
+        .expect("a look");
     let sources: Vec<_> = round
         .streams
         .iter()
@@ -271,18 +280,43 @@ fn looks_end_with_hope_time_and_bytes() {
     // The nodes of `b` have the most to send: tiles as well.
     let close = [open(checks::POD_TCP, "b", "a", None)];
     let second = plan
-        .next(std::slice::from_ref(&first), &close, MINUTE)
+        .next(std::slice::from_ref(&first), &nothing(), &close, MINUTE)
         .expect("a chance");
-    assert_eq!(plan.next(&[first.clone(), second], &close, MINUTE), None);
     assert_eq!(
-        plan.next(std::slice::from_ref(&first), &close, Duration::from_secs(3)),
+        plan.next(&[first.clone(), second], &nothing(), &close, MINUTE),
+        None
+    );
+    assert_eq!(
+        plan.next(
+            std::slice::from_ref(&first),
+            &nothing(),
+            &close,
+            Duration::from_secs(3)
+        ),
         None
     );
     let bytes = first.most(|cost| cost.bytes);
     let tight = Plan::new(&mesh(2), &Policy::default(), WINDOW, Some(bytes + 1_000));
-    assert_eq!(tight.next(&[tight.first()], &close, MINUTE), None);
+    assert_eq!(
+        tight.next(&[tight.first()], &nothing(), &close, MINUTE),
+        None
+    );
     let ample = Plan::new(&mesh(2), &Policy::default(), WINDOW, Some(2 * bytes));
-    assert!(ample.next(&[ample.first()], &close, MINUTE).is_some());
+    assert!(
+        ample
+            .next(&[ample.first()], &nothing(), &close, MINUTE)
+            .is_some()
+    );
+    // What measurements took of a node's bytes is gone.
+    let node = ample
+        .first()
+        .per_node()
+        .into_keys()
+        .next()
+        .cloned()
+        .expect("a node");
+    let beside = BTreeMap::from([(node, 2 * bytes)]);
+    assert_eq!(ample.next(&[ample.first()], &beside, &close, MINUTE), None);
 }
 
 #[test]
@@ -321,4 +355,62 @@ fn only_what_is_asked_for_is_probed() {
         [(Plane::Pod, ProbeKind::Tcp), (Plane::Pod, ProbeKind::Udp)]
     );
     assert_eq!(only("*").len(), 5);
+}
+
+#[test]
+fn a_budget_that_cannot_prove_an_objective_is_told_beforehand() {
+    let refused = |mesh: &Mesh, only: &[&str], budget: u64| {
+        let policy = Policy {
+            only: only.iter().map(|glob| (*glob).to_owned()).collect(),
+            ..Policy::default()
+        };
+        let plan = Plan::new(mesh, &policy, WINDOW, Some(budget));
+        let refused = plan.provable(mesh, &policy).err();
+        refused.map(|error| (error.to_string(), error.hint()))
+    };
+    for nodes in [1, 2, 6] {
+        let mesh = mesh(nodes);
+        let whole = Plan::new(&mesh, &Policy::default(), WINDOW, None).most_bytes();
+        // 309 of 486, or of the 473 of a service, prove 1 %, if none is bad.
+        assert_eq!(refused(&mesh, &[], whole), None);
+        assert_eq!(refused(&mesh, &[], whole * 67 / 100), None, "{nodes}");
+        let (why, hint) = refused(&mesh, &[], whole / 2).expect("too little");
+        assert!(
+            why.contains("takes 309 probes") && why.contains("cannot be proven"),
+            "{why}"
+        );
+        // What it asks for is enough, and not much more than that.
+        let (_, enough) = hint.split_once("--budget ").expect("a budget");
+        let enough = enough.split_once('`').expect("its end").0;
+        let enough = parse_bytes(enough).expect("bytes");
+        assert_eq!(refused(&mesh, &[], enough), None, "{nodes} {hint}");
+        assert!(
+            refused(&mesh, &[], enough * 8 / 10).is_some(),
+            "{nodes} {hint}"
+        );
+    }
+    // Tighter objectives need more, and are the ones that are named.
+    let mut tight = mesh(2);
+    tight.objectives.loss = 0.002;
+    let whole = Plan::new(&tight, &Policy::default(), WINDOW, None).most_bytes();
+    assert_eq!(refused(&tight, &[], whole), None);
+    let loss = &["loss.tcp_syn"];
+    let whole = |mesh: &Mesh| {
+        let policy = Policy {
+            only: vec!["loss.tcp_syn".to_owned()],
+            ..Policy::default()
+        };
+        Plan::new(mesh, &policy, WINDOW, None).most_bytes()
+    };
+    let (why, hint) = refused(&tight, loss, whole(&tight) / 2).expect("too little");
+    assert!(
+        why.starts_with("objective `loss`")
+            && why.contains("at most 0.2 % are bad takes 1549 probes"),
+        "{why}"
+    );
+    assert!(hint.contains("declare `loss: 0.2"), "{hint}");
+    // What decides nothing is not worth refusing a run.
+    tight.rules.severity = vec![("loss.tcp_syn".to_owned(), mesh::Gravity::Warn)];
+    assert_eq!(refused(&tight, loss, whole(&tight) / 2), None);
+    assert_eq!(refused(&mesh(2), &["config.*"], 50_000), None);
 }
