@@ -59,9 +59,10 @@ counters! {
         Retransmits = "retransmits",
         /// Retransmission timeouts, those of the SYN included.
         Rtos = "rtos",
-        /// Payload bytes acknowledged by the peer, without SYN and FIN. Runs at most 64 KiB behind per open connection.
+        /// Payload bytes acknowledged by the peer, without SYN and FIN. At every round trip at most 64 KiB behind per open connection.
         BytesSent = "bytes_sent",
-        /// Payload bytes received in order, without FIN. Runs at most 64 KiB behind per open connection.
+        /// Payload bytes received in order, without FIN. As `bytes_sent`; what comes without any data going back is added
+        /// at the end, or by `egress` while it watches.
         BytesReceived = "bytes_received",
         /// Connections older than the probe, found by their first packet after attach.
         Adopted = "adopted",
@@ -95,6 +96,11 @@ counters! {
         OldSocketsCovered = "old_sockets_covered",
         /// ACK latency samples that an old kernel did not pass and that could not be recovered.
         RttUnrecovered = "rtt_unrecovered",
+        /// Sockets older than the probe that the application let go while `egress` rested, and that never sent while
+        /// it watched: of their connections nothing is known.
+        OldSocketsMissed = "old_sockets_missed",
+        /// Connections whose end another hook than the state callback told, so that bytes since the last look are missing.
+        BytesUnknown = "bytes_unknown",
     }
 }
 

@@ -74,7 +74,8 @@ pub struct Config {
     pub probe_port_last: u16,
     /// The first of them from which requested probes come; background probes use those below.
     pub burst_port_first: u16,
-    pub reserved: u16,
+    /// 1: `egress` rests, so it returns at once, or is not attached. 0: it watches.
+    pub egress_rests: u16,
     /// A power of two.
     pub shards: u32,
     /// Failures and outliers of traffic that may make an event, per second.

@@ -75,6 +75,31 @@ pub const fn fin_acked(old_state: u32, all_acked: bool) -> bool {
     }
 }
 
+/// How far the bytes of an open connection may lag behind when there is an occasion to add them.
+pub const LAG: u64 = 64 * 1024;
+
+/// Payload of a connection that goes on: sent and acknowledged, received. `state`: one that the kernel is not just
+/// leaving; the peer's FIN is among the bytes in the states that follow it, ours once it is acknowledged.
+#[inline(always)]
+pub const fn payload(
+    state: u32,
+    bytes_acked: u64,
+    bytes_received: u64,
+    initiator: bool,
+) -> (u64, u64) {
+    let fin = matches!(state, tcp::CLOSE_WAIT | tcp::LAST_ACK | tcp::CLOSING);
+    (
+        sent_payload(bytes_acked, initiator, state == tcp::FIN_WAIT2),
+        bytes_received.saturating_sub(fin as u64),
+    )
+}
+
+/// Whether what was added so far lags so far behind that more must be.
+#[inline(always)]
+pub const fn lags(added: u64, now: u64) -> bool {
+    now >= added + LAG
+}
+
 /// Marks that the application had not released the socket when it entered FIN_WAIT2.
 pub const NOT_RELEASED: u32 = u32::MAX;
 
@@ -201,6 +226,19 @@ mod tests {
         assert!(fin_acked(tcp::FIN_WAIT2, false));
         assert!(fin_acked(tcp::LAST_ACK, true) && !fin_acked(tcp::LAST_ACK, false));
         assert!(!fin_acked(tcp::FIN_WAIT1, true));
+    }
+
+    #[test]
+    fn bytes_of_an_open_connection_are_payload_in_every_state() {
+        assert_eq!(payload(tcp::ESTABLISHED, 101, 7, true), (100, 7));
+        assert_eq!(payload(tcp::ESTABLISHED, 100, 7, false), (100, 7));
+        // The peer has finished, we go on sending.
+        assert_eq!(payload(tcp::CLOSE_WAIT, 100, 8, false), (100, 7));
+        // We have finished, the peer goes on.
+        assert_eq!(payload(tcp::FIN_WAIT1, 101, 7, true), (100, 7));
+        assert_eq!(payload(tcp::FIN_WAIT2, 102, 7, true), (100, 7));
+        assert_eq!(payload(tcp::LAST_ACK, 101, 8, true), (100, 7));
+        assert!(lags(1, LAG + 1) && !lags(1, LAG));
     }
 
     #[test]

@@ -66,10 +66,25 @@ pub const fn is_free(word: u64, since_let_go: u32) -> bool {
     }
 }
 
-/// What `sock_release` makes of a word. `state` is the socket's, read before `reported`, the state of the
-/// last callback; `callbacks`: not a socket older than the probe.
+/// How long after its release a connection whose callbacks stay away is given up, in units of 2³⁰ ns. The change
+/// that `close(2)` makes is reported before the call returns, so any time beyond that call will do.
+pub const ABANDONED_UNITS: u32 = 8;
+
+/// Whether an entry of the table belongs to a connection whose flags were lost without a sign before its release: the
+/// application closed it, and the change of state that this makes was never reported. `since_release`: age in units
+/// of 2³⁰ ns.
 #[inline(always)]
-pub const fn released(word: u64, state: u32, reported: u32, callbacks: bool) -> u64 {
+pub const fn is_abandoned(word: u64, reported: u32, since_release: u32) -> bool {
+    phase_of(word) == phase::ESTABLISHED
+        && word & RELEASED != 0
+        && matches!(reported, tcp::SYN_RECV | tcp::ESTABLISHED | tcp::CLOSE_WAIT)
+        && since_release >= ABANDONED_UNITS
+}
+
+/// What `sock_release` makes of a word. `state` is the socket's, read before `reported`, the state of the
+/// last callback; `callbacks`: not a socket older than the probe; `watched`: `egress` will see how it ends.
+#[inline(always)]
+pub const fn released(word: u64, state: u32, reported: u32, callbacks: bool, watched: bool) -> u64 {
     match phase_of(word) {
         phase::ATTEMPTED => with_phase(word, phase::LET_GO) | RELEASED,
         phase::CONNECTING => {
@@ -84,8 +99,8 @@ pub const fn released(word: u64, state: u32, reported: u32, callbacks: bool) -> 
         phase::ESTABLISHED => {
             let missed = callbacks && decide::change_missed(state, reported);
             let word = word | RELEASED | if missed { LOST } else { 0 };
-            // Ended before, and no callback told us.
-            if state == tcp::CLOSE {
+            // Ended before, and no callback told us; or it will end, and nobody will.
+            if state == tcp::CLOSE || !watched && (missed || !callbacks) {
                 with_phase(word, phase::LET_GO)
             } else {
                 word

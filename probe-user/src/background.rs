@@ -47,20 +47,7 @@ impl FromStr for Interval {
         if text == "off" {
             return Ok(Self::Off);
         }
-        let (digits, unit): (&str, fn(u64) -> Duration) =
-            if let Some(digits) = text.strip_suffix("ms") {
-                (digits, Duration::from_millis)
-            } else if let Some(digits) = text.strip_suffix('s') {
-                (digits, Duration::from_secs)
-            } else {
-                return Err(format!(
-                    "`{text}` is neither `off` nor a time such as `10s`"
-                ));
-            };
-        let every = digits
-            .parse()
-            .map(unit)
-            .map_err(|_| format!("`{text}` is neither `off` nor a time such as `10s`"))?;
+        let every = time(text)?;
         if every < MIN_INTERVAL || every > Duration::from_secs(3_600) {
             return Err(format!(
                 "`{text}`: must be {MIN_INTERVAL:?} to 1 h; faster costs more than {MAX_BYTES_PER_SECOND} bytes/s per pair of nodes"
@@ -68,6 +55,20 @@ impl FromStr for Interval {
         }
         Ok(Self::Every(every))
     }
+}
+
+/// Whole seconds or milliseconds: `10s`, `4500ms`.
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is neither `off` nor a time such as `10s`");
+    let (digits, unit): (&str, fn(u64) -> Duration) = if let Some(digits) = text.strip_suffix("ms")
+    {
+        (digits, Duration::from_millis)
+    } else if let Some(digits) = text.strip_suffix('s') {
+        (digits, Duration::from_secs)
+    } else {
+        return Err(wrong());
+    };
+    digits.parse().map(unit).map_err(|_| wrong())
 }
 
 /// FNV-1a with a final mix: stable over versions and machines, unlike `std`'s hasher.

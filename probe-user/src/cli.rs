@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh::observation::Plane;
 
 use crate::background::Interval;
+use crate::kernel::egress::Quiet;
 use crate::listen::Address;
 use crate::load::{LoadArgs, UnloadArgs};
 
@@ -102,6 +103,14 @@ pub struct RunArgs {
         default_value = "10s"
     )]
     pub background_interval: Interval,
+    /// How long nothing that needs the per-packet program must be found before it rests, or `off`: it never does.
+    #[arg(
+        long,
+        env = "AGGRIK8S_EGRESS_QUIET",
+        value_name = "TIME",
+        default_value = "30s"
+    )]
+    pub egress_quiet: Quiet,
     /// Run although this process has privileges that it does not need; said in /readyz.
     #[arg(long)]
     pub allow_privileged: bool,

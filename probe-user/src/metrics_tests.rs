@@ -63,6 +63,7 @@ fn reading() -> Reading {
             program: "sock_ops",
             refused: None,
         }],
+        egress_rests: true,
     }
 }
 

@@ -87,7 +87,7 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
         privileged,
         mesh: mesh_in_force.clone(),
         reloads: Arc::clone(&reloads),
-        kernel: Kernel::new(args.pin_dir.clone()),
+        kernel: Kernel::new(args.pin_dir.clone(), args.egress_quiet.0),
         prober,
         measurer,
         responder: Arc::default(),

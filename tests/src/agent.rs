@@ -81,6 +81,11 @@ impl Loaded {
 
     /// Starts `run` in `namespace` and waits until it is ready.
     pub fn run(&self, namespace: &Netns) -> Result<Agent<'_>> {
+        self.run_with(namespace, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn run_with(&self, namespace: &Netns, args: &[&str]) -> Result<Agent<'_>> {
         let log = std::fs::File::create(self.folder.join("run.log"))?;
         let mut command = self.command("run");
         let socket = format!("unix:{}", self.folder.join("api.sock").display());
@@ -89,6 +94,7 @@ impl Loaded {
             .args(["--metrics", &Agent::METRICS.to_string()])
             .args(["--respond", &Rig::HOME.0.to_string()])
             .args(["--background-interval", "off"])
+            .args(args)
             .uid(USER)
             .gid(USER)
             .stdin(Stdio::null())

@@ -69,6 +69,15 @@ fn another_owners_flags_and_old_sockets_are_noticed() -> Result<()> {
 }
 
 #[test]
+fn what_egress_misses_while_it_rests_is_counted() -> Result<()> {
+    holds(&[
+        "bytes_stay_fresh",
+        "old_sockets_while_egress_rests",
+        "flags_lost_while_egress_rests",
+    ])
+}
+
+#[test]
 fn loading_keeps_replaces_and_refuses() -> Result<()> {
     holds(&["load_again", "refusals", "self_check"])
 }

@@ -99,6 +99,12 @@ fn the_agent_runs_under_the_shipped_profile() -> Result<()> {
         })
     })
     .with_context(|| get("/metrics").map_or_else(|e| e.to_string(), |(_, page)| page))?;
+    // Nothing needs the per-packet program: the agent lets it rest, without any privilege.
+    wait(&container, "`egress` rests", || {
+        get("/metrics").is_ok_and(|(_, page)| {
+            page.contains("aggrik8s_egress_resting{source_cluster=\"near\"} 1\n")
+        })
+    })?;
     Ok(())
 }
 
@@ -381,6 +387,8 @@ impl Bed {
             &respond,
             "--background-interval",
             "off",
+            "--egress-quiet",
+            "1s",
         ];
         Container::start(&Plan {
             program: &statically_linked("aggrik8s-probe"),

@@ -1,5 +1,7 @@
 //! `cgroup_skb/egress`: finds sockets older than the probe, keeps the bytes of long connections
 //! fresh, and ends the account of a socket whose callback flags somebody overwrote. Lets every packet pass.
+//!
+//! Dear for what runs once per packet, and seldom needed: the agent lets it rest (`Config::egress_rests`).
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_tcp_sock},
@@ -17,17 +19,18 @@ use super::{
     context::{load_address, load32, load64},
     maps::Socket,
     release::remote_end,
-    series::{self, Ends, add, count, record, record_at, shard},
+    series::{self, Ends, add, count, egress_rests, record, record_at, shard},
     sock_ops::bytes,
     sockets,
 };
 
 const PASS: i32 = 1;
-/// How far the bytes of an open connection may lag behind.
-const LAG: u64 = 64 * 1024;
 
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
+    if egress_rests() {
+        return PASS;
+    }
     let sk = load64!(ctx.skb.skb, __sk_buff, __bindgen_anon_2.sk) as *mut bpf_sock;
     if sk.is_null() {
         return PASS;
@@ -116,13 +119,15 @@ fn known(cookie: u64, sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     }
     let acked = load64!(tcp, bpf_tcp_sock, bytes_acked);
     let received = load64!(tcp, bpf_tcp_sock, bytes_received);
-    let sent = if old {
-        acked
+    let (sent, received) = if old {
+        // What was before is not ours: a difference to the first sight.
+        (acked, received)
     } else {
-        decide::sent_payload(acked, socket.direction == Direction::Initiator as u8, false)
+        let initiator = socket.direction == Direction::Initiator as u8;
+        decide::payload(state, acked, received, initiator)
     };
     let ending = (old || socket.word() & word::LOST != 0) && decide::leaving(state);
-    if !ending && sent < socket.sent + LAG && received < socket.received + LAG {
+    if !ending && !decide::lags(socket.sent, sent) && !decide::lags(socket.received, received) {
         return;
     }
     let Some(slot) = shard(socket.slot) else {
@@ -140,7 +145,7 @@ fn known(cookie: u64, sk: *mut bpf_sock, socket: &mut Socket, state: u32) {
     };
     add!(slot, Closed, 1);
     // In LAST_ACK and CLOSING the peer's FIN is among the bytes.
-    let fin = state == tcp::LAST_ACK || state == tcp::CLOSING;
+    let fin = old && (state == tcp::LAST_ACK || state == tcp::CLOSING);
     bytes(slot, socket, sent, received.saturating_sub(u64::from(fin)));
     if old {
         retransmits(slot, socket, tcp);

@@ -97,6 +97,6 @@ pub(super) struct Socket {
     /// A sample lies between `srtt` and the next smoothed value.
     pub(super) sample_pending: u8,
     pub(super) reserved: [u8; 2],
-    /// When `sock_release` ended the account, units of 2³⁰ ns.
+    /// When `sock_release` marked it, units of 2³⁰ ns.
     pub(super) let_go: u32,
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use probe_common::{Address, Direction, GlobalCounter, Outcome, address};
 use probe_ebpf::{
-    tcp,
+    decide, tcp,
     word::{self, phase},
 };
 
@@ -16,7 +16,7 @@ use super::{
     context::{load_address, load16, load32},
     emit::{self, Figures},
     maps::Socket,
-    series::{Ends, add, add_failure, count, shard},
+    series::{Ends, add_failure, count, egress_rests, shard},
     sockets,
 };
 
@@ -30,7 +30,14 @@ pub fn sock_release(ctx: SockContext) -> i32 {
 fn release(sk: *mut bpf_sock) {
     // SAFETY: the context is the socket.
     let cookie = unsafe { bpf_get_socket_cookie(sk.cast()) };
+    let watched = !egress_rests();
     let Some(socket) = sockets::find(cookie, sk.cast()) else {
+        if !watched
+            && load32!(sk, bpf_sock, protocol) == tcp::IPPROTO_TCP
+            && decide::adoptable(load32!(sk, bpf_sock, state))
+        {
+            count(GlobalCounter::OldSocketsMissed);
+        }
         return;
     };
     let callbacks = socket.direction != Direction::Unknown as u8;
@@ -45,14 +52,12 @@ fn release(sk: *mut bpf_sock) {
         }
         // SAFETY: its own field; another hook may be writing it.
         let reported = unsafe { (&raw const socket.reported).read_volatile() };
-        let after = word::released(before, state, u32::from(reported), callbacks);
+        let after = word::released(before, state, u32::from(reported), callbacks, watched);
         if after == before {
             return;
         }
-        if word::phase_of(after) == phase::LET_GO {
-            // Harmless should the entry have become another's: nothing but the age of this mark is told by it.
-            socket.let_go = sockets::clock();
-        }
+        // Harmless should the entry have become another's: nothing but the age of our marks is told by it.
+        socket.let_go = sockets::clock();
         // SAFETY: its own field.
         if unsafe { atomic::compare_exchange(&raw mut socket.word, before, after) } {
             if after & !before & word::LOST != 0 {
@@ -60,6 +65,10 @@ fn release(sk: *mut bpf_sock) {
             }
             if word::phase_of(after) == phase::LET_GO {
                 let_go(sk, socket, word::phase_of(before), after);
+                if callbacks && state != tcp::CLOSE && state != tcp::SYN_SENT {
+                    // It goes on without us, and should `egress` wake it is no old socket.
+                    sockets::entomb(cookie, sk.cast());
+                }
             }
             return;
         }
@@ -74,11 +83,7 @@ fn let_go(sk: *mut bpf_sock, socket: &mut Socket, before: u64, word: u64) {
         phase::ATTEMPTED => connect::local_failure(sk.cast(), socket),
         phase::CONNECTING => unanswered(sk, socket, word & word::LOST != 0),
         // How it ended is unknown, that it ended is not.
-        _ => {
-            if let Some(slot) = shard(socket.slot) {
-                add!(slot, Closed, 1);
-            }
-        }
+        _ => sockets::end_unseen(socket.slot),
     }
 }
 

@@ -29,6 +29,12 @@ pub(super) fn config() -> Option<&'static Config> {
     unsafe { table::element::<_, Config>(&raw const CONFIG, 0).as_ref() }
 }
 
+/// Whether nobody looks at packets now. Without settings, as before the loader wrote them, nothing is counted anyway.
+#[inline(always)]
+pub(super) fn egress_rests() -> bool {
+    config().is_none_or(|config| config.egress_rests != 0)
+}
+
 /// Who is at an address.
 #[inline(always)]
 pub(super) fn remote_of(at: &Address) -> RemoteId {

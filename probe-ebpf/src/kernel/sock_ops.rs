@@ -368,6 +368,7 @@ fn round_trip(ops: *mut bpf_sock_ops) {
     let Some(slot) = shard(socket.slot) else {
         return;
     };
+    freshen(ops, socket, slot, state);
     let raw = field!(ops, __bindgen_anon_1.args, 0);
     if field!(ops, __bindgen_anon_1.args, 1) != 0 {
         record!(slot, AckLatency, u64::from(raw) * 1000);
@@ -380,6 +381,24 @@ fn round_trip(ops: *mut bpf_sock_ops) {
     }
     socket.srtt = srtt;
     socket.sample_pending = 1;
+}
+
+/// Keeps the bytes of a long connection from lagging. In the other states our FIN may just be acknowledged, or all
+/// is sent.
+#[inline(always)]
+fn freshen(ops: *mut bpf_sock_ops, socket: &mut Socket, slot: *mut Slot, state: u32) {
+    if state != tcp::ESTABLISHED && state != tcp::CLOSE_WAIT {
+        return;
+    }
+    let (sent, received) = decide::payload(
+        state,
+        load64!(ops, bpf_sock_ops, bytes_acked),
+        load64!(ops, bpf_sock_ops, bytes_received),
+        socket.direction == Direction::Initiator as u8,
+    );
+    if decide::lags(socket.sent, sent) || decide::lags(socket.received, received) {
+        bytes(slot, socket, sent, received);
+    }
 }
 
 #[inline(always)]

@@ -3,15 +3,15 @@
 //!
 //! All hooks but `sock_release` hold the socket lock. An entry is theirs from [`claim`] until they write DONE.
 
-use aya_ebpf::helpers::generated::bpf_sk_storage_get;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_sk_storage_get};
 use core::{ffi::c_void, ptr};
 use probe_common::{GlobalCounter, maps::SOCKET_TABLE};
 use probe_ebpf::word::{self, phase};
 
 use super::{
-    atomic, emit,
+    atomic,
     maps::{SOCKETS, Socket, TABLE},
-    series::count,
+    series::{add, count, shard},
     table,
 };
 
@@ -37,16 +37,24 @@ pub(super) fn claim(cookie: u64, sk: *mut c_void) -> Option<&'static mut Socket>
     }
     if let Some(entry) = entry(cookie) {
         let held = entry.word();
-        let age = if word::phase_of(held) == phase::LET_GO {
+        let age = if word::phase_of(held) == phase::LET_GO || held & word::RELEASED != 0 {
             clock().wrapping_sub(entry.let_go)
         } else {
             0
         };
+        let abandoned = word::is_abandoned(held, u32::from(entry.reported), age);
+        let slot = entry.slot;
         let ours = word::begin(cookie, phase::NEW);
         // SAFETY: the entry's own field.
-        if word::is_free(held, age)
+        if (abandoned || word::is_free(held, age))
             && unsafe { atomic::compare_exchange(&raw mut entry.word, held, ours) }
         {
+            if abandoned {
+                if held & word::LOST == 0 {
+                    count(GlobalCounter::FlagsLost);
+                }
+                end_unseen(slot);
+            }
             return Some(entry);
         }
     }
@@ -77,6 +85,16 @@ pub(super) fn entomb(cookie: u64, sk: *mut c_void) -> bool {
     true
 }
 
+/// Counts an end that no callback told. How it ended is unknown, and what was carried since the last look; that it
+/// ended is not.
+#[inline(never)]
+pub(super) fn end_unseen(slot: u32) {
+    count(GlobalCounter::BytesUnknown);
+    if let Some(slot) = shard(slot) {
+        add!(slot, Closed, 1);
+    }
+}
+
 /// A loader may make the table smaller: then some sockets have no entry.
 #[inline(always)]
 fn entry(cookie: u64) -> Option<&'static mut Socket> {
@@ -100,10 +118,11 @@ fn storage(sk: *mut c_void, flags: u64) -> Option<&'static mut Socket> {
     }
 }
 
-/// Units of 2³⁰ ns.
+/// Units of 2³⁰ ns, from a clock that is a tick late and costs little.
 #[inline(always)]
 pub(super) fn clock() -> u32 {
-    (emit::now() >> 30) as u32
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> 30) as u32
 }
 
 impl Socket {

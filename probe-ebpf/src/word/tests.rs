@@ -41,7 +41,7 @@ fn an_entry_is_free_when_nobody_can_come_back_to_it() {
 
 #[test]
 fn letting_go_ends_what_no_callback_will_end() {
-    let after = |phase, state, reported| released(begin(OURS, phase), state, reported, true);
+    let after = |phase, state, reported| released(begin(OURS, phase), state, reported, true, true);
     let let_go = begin(OURS, phase::LET_GO) | RELEASED;
     assert_eq!(after(phase::ATTEMPTED, tcp::CLOSE, 0), let_go);
     assert_eq!(
@@ -66,12 +66,47 @@ fn letting_go_ends_what_no_callback_will_end() {
     );
     // No callbacks were asked for, so none is missed.
     let old = begin(OURS, phase::ESTABLISHED);
-    assert_eq!(released(old, tcp::CLOSE_WAIT, 0, false), old | RELEASED);
+    assert_eq!(
+        released(old, tcp::CLOSE_WAIT, 0, false, true),
+        old | RELEASED
+    );
+    // While `egress` rests, nobody would see how these two end.
+    assert_eq!(released(old, tcp::CLOSE_WAIT, 0, false, false), let_go);
+    let unwatched = |state, reported| released(old, state, reported, true, false);
+    assert_eq!(unwatched(tcp::CLOSE_WAIT, tcp::ESTABLISHED), let_go | LOST);
+    assert_eq!(unwatched(tcp::ESTABLISHED, tcp::SYN_RECV), let_go | LOST);
+    assert_eq!(
+        unwatched(tcp::ESTABLISHED, tcp::ESTABLISHED),
+        old | RELEASED
+    );
     for counted in [phase::ENDING, phase::DONE, phase::LET_GO] {
         assert_eq!(
             after(counted, tcp::CLOSE, tcp::ESTABLISHED),
             begin(OURS, counted)
         );
+    }
+}
+
+#[test]
+fn only_what_was_closed_and_never_reported_is_abandoned() {
+    let closed = begin(OURS, phase::ESTABLISHED) | RELEASED;
+    for reported in [tcp::SYN_RECV, tcp::ESTABLISHED, tcp::CLOSE_WAIT] {
+        assert!(is_abandoned(closed, reported, ABANDONED_UNITS));
+        assert!(!is_abandoned(closed, reported, ABANDONED_UNITS - 1));
+        assert!(!is_abandoned(closed & !RELEASED, reported, u32::MAX));
+    }
+    for reported in [
+        tcp::FIN_WAIT1,
+        tcp::FIN_WAIT2,
+        tcp::CLOSING,
+        tcp::LAST_ACK,
+        tcp::CLOSE,
+    ] {
+        assert!(!is_abandoned(closed, reported, u32::MAX), "{reported}");
+    }
+    for phase in [phase::CONNECTING, phase::ENDING, phase::DONE, phase::LET_GO] {
+        let word = begin(OURS, phase) | RELEASED;
+        assert!(!is_abandoned(word, tcp::ESTABLISHED, u32::MAX), "{phase}");
     }
 }
 
@@ -125,6 +160,7 @@ struct Explorer<'a> {
     /// The TCP state that `sock_release` reads, and whether it is behind what was reported.
     state: u32,
     reported: u32,
+    watched: bool,
     seen: BTreeSet<World>,
     finished: Vec<World>,
 }
@@ -209,22 +245,24 @@ impl Explorer<'_> {
         Some(next)
     }
 
+    fn released(&self, word: u64) -> u64 {
+        released(word, self.state, self.reported, true, self.watched)
+    }
+
     fn release(&self, world: &World) -> Option<World> {
         let mut next = world.clone();
         let hook = &mut next.release;
         match hook.step {
             Step::Read => {
                 hook.read = world.word;
-                hook.step = if is_of(world.word, OURS)
-                    && released(world.word, self.state, self.reported, true) != world.word
-                {
+                hook.step = if is_of(world.word, OURS) && self.released(world.word) != world.word {
                     Step::Exchange
                 } else {
                     Step::Over
                 };
             }
             Step::Exchange if world.word == hook.read => {
-                let after = released(hook.read, self.state, self.reported, true);
+                let after = self.released(hook.read);
                 next.word = after;
                 next.losses += u8::from(after & !hook.read & LOST != 0);
                 let ended = phase_of(after) == phase::LET_GO;
@@ -268,11 +306,17 @@ impl Explorer<'_> {
     }
 }
 
-fn explore(callbacks: &[Callback], word: u64, state: u32, reported: u32) -> Vec<World> {
+fn explore(
+    callbacks: &[Callback],
+    word: u64,
+    (state, reported): (u32, u32),
+    watched: bool,
+) -> Vec<World> {
     let mut explorer = Explorer {
         callbacks,
         state,
         reported,
+        watched,
         seen: BTreeSet::new(),
         finished: vec![],
     };
@@ -300,11 +344,13 @@ fn in_every_order_a_connection_ends_once_and_nobody_writes_to_a_stranger() {
                 &[Connected],
             ] {
                 let begun = begin(OURS, phase::CONNECTING);
-                for world in explore(callbacks, begun, state, reported) {
-                    let will_end = callbacks.contains(&Ended);
-                    assert!(world.ends <= 1 && world.losses <= 1, "{world:?}");
-                    assert!(world.ends == 1 || !will_end, "{world:?}");
-                    stolen += u32::from(is_of(world.word, THIEF));
+                for watched in [true, false] {
+                    for world in explore(callbacks, begun, (state, reported), watched) {
+                        let will_end = callbacks.contains(&Ended);
+                        assert!(world.ends <= 1 && world.losses <= 1, "{world:?}");
+                        assert!(world.ends == 1 || !will_end, "{world:?}");
+                        stolen += u32::from(is_of(world.word, THIEF));
+                    }
                 }
             }
         }

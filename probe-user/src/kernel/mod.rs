@@ -3,6 +3,7 @@
 //! An agent without maps runs and says why it has none.
 
 pub mod declare;
+pub mod egress;
 pub mod store;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::sys::maps::{Maps, MapsError, ProgramState, SeriesData, ServicePort};
 use declare::Declared;
+use egress::{Seen, Turn, Watch};
 use store::Store;
 
 /// Events taken from the ring at one time.
@@ -38,6 +40,7 @@ pub struct Reading {
     pub series: Vec<NamedSeries>,
     pub counters: Vec<(GlobalCounter, u64)>,
     pub programs: Vec<ProgramState>,
+    pub egress_rests: bool,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +65,8 @@ struct State {
 #[derive(Clone)]
 pub struct Kernel {
     pin_dir: Option<PathBuf>,
+    /// How long nothing must be found before `egress` rests; `None`: it never does.
+    egress_quiet: Option<Duration>,
     state: Arc<Mutex<State>>,
     store: Arc<Mutex<Store>>,
     stats: Arc<KernelStats>,
@@ -81,13 +86,14 @@ fn text(error: &dyn std::error::Error) -> String {
 impl Kernel {
     /// `None`: this process does not read maps, as the node plane's does not.
     #[must_use]
-    pub fn new(pin_dir: Option<PathBuf>) -> Self {
+    pub fn new(pin_dir: Option<PathBuf>, egress_quiet: Option<Duration>) -> Self {
         let problem = match &pin_dir {
             None => "no --pin-dir: this process reads no kernel maps".to_owned(),
             Some(dir) => format!("the maps below `{}` are not open yet", dir.display()),
         };
         Self {
             pin_dir,
+            egress_quiet,
             state: Arc::new(Mutex::new(State {
                 maps: None,
                 problem: Some(problem),
@@ -159,6 +165,7 @@ impl Kernel {
         }
         loop {
             let declared = Declared::of(&mesh.borrow_and_update());
+            let begun = tokio::time::Instant::now();
             let mut ring = match self.open(&declared) {
                 Ok(events) => events.into_stream().map_err(std::io::Error::other)?,
                 Err(error) => {
@@ -170,6 +177,9 @@ impl Kernel {
             self.set_problem(None);
             tracing::info!("kernel maps open");
             let mut batch = Vec::with_capacity(BATCH);
+            let mut egress = self.egress_quiet.map(Watch::new);
+            let mut tick = tokio::time::interval(egress::TICK);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     taken = ring.next_batch(&mut batch, BATCH) => {
@@ -177,6 +187,11 @@ impl Kernel {
                         self.take(&batch);
                         self.stats.decode_errors.store(ring.decode_errors(), Ordering::Relaxed);
                         batch.clear();
+                    }
+                    now = tick.tick() => {
+                        if let Some(egress) = &mut egress {
+                            self.watch_over(egress, now.duration_since(begun));
+                        }
                     }
                     changed = mesh.changed() => {
                         if changed.is_err() {
@@ -187,6 +202,41 @@ impl Kernel {
                     }
                 }
             }
+        }
+    }
+
+    /// Lets `egress` watch or rest. What cannot be read or written is counted, and tried again.
+    fn watch_over(&self, watch: &mut Watch, now: Duration) {
+        let mut state = self.state();
+        let Some(maps) = state.maps.as_mut() else {
+            return;
+        };
+        let seen = match egress_seen(maps) {
+            Ok(Some(seen)) => seen,
+            Ok(None) => return,
+            Err(_) => {
+                self.stats.read_errors.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        };
+        let Some(turn) = watch.turn(now, seen) else {
+            return;
+        };
+        match turn {
+            Turn::Rest { left } => {
+                tracing::info!(old_connections_left = left, "`egress` rests");
+            }
+            Turn::Wake => tracing::warn!(
+                sockets = seen.lost,
+                "another owner's program overwrites our callback flags: `egress` watches"
+            ),
+            Turn::Look => tracing::debug!("`egress` looks for old sockets"),
+        }
+        if maps
+            .set_egress_rests(matches!(turn, Turn::Rest { .. }))
+            .is_err()
+        {
+            self.stats.write_errors.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -308,7 +358,25 @@ fn read(maps: &Maps) -> Result<Reading, MapsError> {
         series,
         counters: maps.counters()?,
         programs: maps.attach_state()?,
+        egress_rests: maps.egress_rests()?,
     })
+}
+
+/// What decides whether `egress` may rest; `None` where it is not attached.
+fn egress_seen(maps: &Maps) -> Result<Option<Seen>, MapsError> {
+    let attached = maps
+        .attach_state()?
+        .iter()
+        .any(|state| state.program == "egress" && state.refused.is_none());
+    if !attached {
+        return Ok(None);
+    }
+    Ok(Some(Seen {
+        rests: maps.egress_rests()?,
+        found: maps.counter(GlobalCounter::OldSocketsSeen)?,
+        open: maps.open_adopted()?,
+        lost: maps.counter(GlobalCounter::FlagsLost)?,
+    }))
 }
 
 /// Without `sock_ops` nothing is witnessed; the others are rungs.

@@ -131,6 +131,12 @@ families! {
         "Sockets older than the programs seen on the wire. One that stays silent is not seen.";
     OLD_COVERED: Counter "aggrik8s_old_sockets_covered" ["source_cluster"]
         "Of those, the ones that are counted from then on; covered / seen is the coverage.";
+    OLD_MISSED: Counter "aggrik8s_old_sockets_missed" ["source_cluster"]
+        "Sockets older than the programs that were closed while `egress` rested and had sent nothing while it watched: nothing is known of their connections.";
+    BYTES_UNKNOWN: Counter "aggrik8s_connections_bytes_unknown" ["source_cluster"]
+        "Connections whose end no callback told, older than the programs or with callback flags lost: they are counted as closed, the bytes since the last look are not counted.";
+    EGRESS_RESTS: Gauge "aggrik8s_egress_resting" ["source_cluster"]
+        "1 while the per-packet program rests: old sockets are not looked for, and bytes of connections that only receive are counted at their end.";
     RTT_UNRECOVERED: Counter "aggrik8s_ack_latency_unrecovered" ["source_cluster"]
         "Samples that an old kernel did not pass and that could not be recovered.";
     MAP_MESH_WRITES: Counter "aggrik8s_map_mesh_writes" ["source_cluster"]

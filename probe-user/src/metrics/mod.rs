@@ -215,6 +215,8 @@ fn kernel_counters(page: &mut Page, inputs: &Inputs<'_>) {
             GlobalCounter::OldSocketsSeen => &d::OLD_SEEN,
             GlobalCounter::OldSocketsCovered => &d::OLD_COVERED,
             GlobalCounter::RttUnrecovered => &d::RTT_UNRECOVERED,
+            GlobalCounter::OldSocketsMissed => &d::OLD_MISSED,
+            GlobalCounter::BytesUnknown => &d::BYTES_UNKNOWN,
         };
         // Every loss counter exists from the start; whether anything is witnessed at all is `aggrik8s_kernel_witness`.
         let value = inputs
@@ -222,6 +224,9 @@ fn kernel_counters(page: &mut Page, inputs: &Inputs<'_>) {
             .and_then(|reading| reading.counters.iter().find(|(known, _)| known == counter))
             .map_or(0, |(_, value)| *value);
         page.add(definition, [local], value);
+    }
+    if let Some(reading) = inputs.reading {
+        page.add(&d::EGRESS_RESTS, [local], u64::from(reading.egress_rests));
     }
     for program in inputs.reading.iter().flat_map(|reading| &reading.programs) {
         let attached = u64::from(program.refused.is_none());

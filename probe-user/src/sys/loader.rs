@@ -198,8 +198,8 @@ pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
     preflight::check(&options.cgroup, &options.pin_dir)?;
     let object: [u8; 32] = Sha256::digest(&options.object).into();
     let _group = pins::take_group(options.gid)?;
-    let present = pins::present(&options.pin_dir)?;
-    let action = match &present {
+    let mut present = pins::present(&options.pin_dir)?;
+    let action = match &mut present {
         None => {
             setup::fresh(options, &memory, object)?;
             Action::Loaded

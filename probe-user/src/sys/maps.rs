@@ -398,6 +398,58 @@ impl Maps {
             })
     }
 
+    /// Whether `egress` rests, because it was told to or is not attached.
+    pub fn egress_rests(&self) -> Result<bool, MapsError> {
+        Ok(self.config()?.egress_rests != 0)
+    }
+
+    /// Lets `egress` rest, or watch. Takes effect with the next packet.
+    pub fn set_egress_rests(&mut self, rests: bool) -> Result<(), MapsError> {
+        let config = Config {
+            egress_rests: u16::from(rests),
+            ..self.config()?
+        };
+        self.config
+            .set(0, config, 0)
+            .map_err(|source| MapsError::Write {
+                map: map_names::CONFIG,
+                source,
+            })
+    }
+
+    /// Connections older than the probe that are open.
+    pub fn open_adopted(&self) -> Result<u64, MapsError> {
+        let mut open = 0;
+        for key in self.series.keys() {
+            let key = key.map_err(|source| MapsError::Read {
+                map: map_names::SERIES,
+                source,
+            })?;
+            if key.direction() == probe_common::Direction::Unknown
+                && let Some(data) = self.slot_of(&key)?
+            {
+                open += data.open();
+            }
+        }
+        for origin in probe_common::Origin::ALL {
+            let direction = probe_common::Direction::Unknown;
+            let key = SeriesKey::new(RemoteId::OTHER, direction, ClassId::OTHER, origin);
+            open += self.slot(key.overflow_slot())?.open();
+        }
+        Ok(open)
+    }
+
+    fn slot_of(&self, key: &SeriesKey) -> Result<Option<SeriesData>, MapsError> {
+        match self.series.get(key, 0) {
+            Ok(slot) => self.slot(slot).map(Some),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(MapsError::Read {
+                map: map_names::SERIES,
+                source,
+            }),
+        }
+    }
+
     /// The rung of every program.
     pub fn attach_state(&self) -> Result<Vec<ProgramState>, MapsError> {
         (0u32..)

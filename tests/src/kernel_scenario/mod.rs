@@ -5,6 +5,7 @@ mod connections;
 mod failures;
 mod lifecycle;
 mod limits;
+mod resting;
 pub mod wire;
 
 use std::fs;
@@ -83,6 +84,18 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "old_sockets",
         run: lifecycle::old_sockets,
+    },
+    Check {
+        name: "bytes_stay_fresh",
+        run: resting::bytes_stay_fresh,
+    },
+    Check {
+        name: "old_sockets_while_egress_rests",
+        run: resting::old_sockets,
+    },
+    Check {
+        name: "flags_lost_while_egress_rests",
+        run: resting::lost_flags,
     },
     Check {
         name: "load_again",

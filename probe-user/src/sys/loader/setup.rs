@@ -13,6 +13,10 @@ use probe_common::{
 use super::{LoadError, Options, foreign, install, pins};
 use crate::sys::{maps::Maps, memory::Memory, raw};
 
+/// Index of the program that may rest.
+const EGRESS: usize = 4;
+const _: () = assert!(PROGRAMS[EGRESS].len() == "egress".len());
+
 /// Loads into an empty folder. On an error everything made here is removed again.
 pub(super) fn fresh(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), LoadError> {
     pins::make_dir(&options.pin_dir)?;
@@ -28,22 +32,23 @@ fn build(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), Loa
     for map in pins::MAPS {
         pins::open_to_group(&options.pin_dir.join(map))?;
     }
-    set(
-        &mut ebpf,
-        names::CONFIG,
-        &[Config {
-            probe_port_first: *options.probe_ports.start(),
-            probe_port_last: *options.probe_ports.end(),
-            burst_port_first: options.burst_port_first,
-            reserved: 0,
-            shards: memory.shards,
-            outlier_connect_ns: options.outlier_connect_ns,
-            events_per_second: options.events_per_second,
-        }],
-    )?;
+    let mut config = Config {
+        probe_port_first: *options.probe_ports.start(),
+        probe_port_last: *options.probe_ports.end(),
+        burst_port_first: options.burst_port_first,
+        egress_rests: 0,
+        shards: memory.shards,
+        outlier_connect_ns: options.outlier_connect_ns,
+        events_per_second: options.events_per_second,
+    };
+    set(&mut ebpf, names::CONFIG, &[config])?;
     fill_free_slots(&mut ebpf, memory.series_cap)?;
     install::verify(&mut ebpf)?;
     let states = install::attach_all(&mut ebpf, options)?;
+    if states[EGRESS].attached == 0 {
+        config.egress_rests = 1;
+        set(&mut ebpf, names::CONFIG, &[config])?;
+    }
     finish(&mut ebpf, options, memory, object, &states)?;
     // Last: it says that the folder is whole.
     let path = options.pin_dir.join(names::META);
@@ -56,7 +61,11 @@ fn build(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), Loa
 }
 
 /// Puts another object's programs in place of those that run, on the maps that are there.
-pub(super) fn replace(options: &Options, maps: &Maps, object: [u8; 32]) -> Result<(), LoadError> {
+pub(super) fn replace(
+    options: &Options,
+    maps: &mut Maps,
+    object: [u8; 32],
+) -> Result<(), LoadError> {
     let memory = Memory {
         series_cap: maps.meta().series_cap,
         shards: maps.meta().shards,
@@ -67,6 +76,8 @@ pub(super) fn replace(options: &Options, maps: &Maps, object: [u8; 32]) -> Resul
     install::verify(&mut ebpf)?;
     let states = install::attach_all(&mut ebpf, options)?;
     write_states(&mut ebpf, &states)?;
+    maps.set_egress_rests(states[EGRESS].attached == 0)
+        .map_err(|source| foreign(&options.pin_dir, source))?;
     maps.replace_meta(Meta {
         object,
         ..*maps.meta()
