@@ -87,16 +87,15 @@ impl Watch {
     /// What to do at `now`, given what the maps say.
     pub fn turn(&mut self, now: Duration, seen: Seen) -> Option<Turn> {
         let before = self.before.replace(seen);
-        let Some(before) = before.filter(|before| before.rests == seen.rests) else {
+        if before.is_none_or(|before| before.rests != seen.rests) {
             // We have just begun, or it was put to rest or woken since: by us, or by a load.
-            let looks = before.is_some() && self.looking && !seen.rests;
-            self.looking = looks;
+            self.looking &= before.is_some() && !seen.rests;
             (self.since, self.needed) = (now, now);
-            if before.is_none() || !looks && !seen.rests {
+            if before.is_none() || !self.looking && !seen.rests {
                 self.found = now;
             }
-            return None;
-        };
+        }
+        let before = before.unwrap_or(seen);
         let lost = seen.lost > before.lost;
         if seen.rests {
             if lost {
@@ -216,6 +215,9 @@ mod tests {
         node.seen.lost += 1;
         assert_eq!(node.next(60), (1, Some(Turn::Wake)));
         assert_eq!(node.next(60), (31, REST_NOW));
+        // Also those of the very second in which it went to rest.
+        node.seen.lost += 1;
+        assert_eq!(node.next(60), (1, Some(Turn::Wake)));
     }
 
     #[test]
