@@ -8,13 +8,14 @@ use anyhow::{Context, Result, ensure};
 use probe_common::maps::SOCKET_TABLE;
 use probe_common::{Counter, Direction, GlobalCounter, Origin};
 use probe_ebpf::decide::LAG;
+use probe_ebpf::word::ABANDONED_UNITS;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Inside, Place, Stage, eventually, wire};
 use crate::foreign::Foreign;
 
 /// For a connection to be given up and its entry to be taken by another.
-const GIVEN_UP: Duration = Duration::from_secs(40);
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 impl Stage {
     fn let_egress_rest(&mut self, rests: bool) -> Result<()> {
@@ -223,6 +224,8 @@ pub(super) fn lost_flags(place: &Place) -> Result<()> {
     closed(1, 2)?;
     stage.expect_globals(&[(FlagsLost, 3), (BytesUnknown, 3)])?;
     drop(foreign);
+    // Before that it cannot be; then each try takes thousands of sockets.
+    thread::sleep(Duration::from_nanos(u64::from(ABANDONED_UNITS) << 30));
     let deadline = Instant::now() + GIVEN_UP;
     while stage.global(FlagsLost)? == 3 {
         ensure!(Instant::now() < deadline, "the connection was not given up");
@@ -241,8 +244,12 @@ pub(super) fn lost_flags(place: &Place) -> Result<()> {
 /// A socket whose state belongs in the same entry of the table.
 fn heir(cookie: u64) -> Result<Socket> {
     let table = u64::from(SOCKET_TABLE);
-    // A CPU takes cookies by the thousand: some numbers are passed over.
+    // Cookies count up, on each CPU by itself and with gaps.
     for _ in 0..16 * table {
+        let before = Socket::new(Domain::UNIX, Type::DGRAM, None)?.cookie()?;
+        if (before + 1) % table != cookie % table {
+            continue;
+        }
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         if socket.cookie()? % table == cookie % table {
             return Ok(socket);
