@@ -239,7 +239,8 @@ fn service_views(topology: &Topology, cgroups: &Path) -> Vec<View> {
     for (_, host) in topology.hosts() {
         let own: Vec<_> = host.addresses.iter().map(|a| a.addr()).collect();
         let targets = topology.services.iter().filter_map(|s| {
-            let (_, node) = topology.nodes().find(|(_, n)| n.key == s.backend_node)?;
+            let home = s.backends.first()?;
+            let (_, node) = topology.nodes().find(|(_, n)| n.key == home.node)?;
             let addresses: Vec<_> = node.addresses.iter().map(|a| a.addr()).collect();
             Some(tcp(
                 &format!("node port of {}", s.name),

@@ -61,7 +61,7 @@ pub struct ServiceStatus {
     pub addresses: Vec<String>,
     pub port: u16,
     pub node_port: u16,
-    pub backend: String,
+    pub backends: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -160,7 +160,7 @@ fn services(state: &State) -> Vec<ServiceStatus> {
             addresses: s.addresses.iter().map(ToString::to_string).collect(),
             port: s.port,
             node_port: s.node_port,
-            backend: s.backend.clone(),
+            backends: s.backends.iter().map(|b| b.pod.clone()).collect(),
         })
         .collect()
 }
@@ -182,7 +182,7 @@ fn traffic(run: &RunDir, state: &State) -> Value {
     let names = topology
         .services
         .iter()
-        .map(|s| &s.backend)
+        .flat_map(|s| s.backends.iter().map(|b| &b.pod))
         .chain(topology.hosts().map(|(_, h)| &h.name));
     let read = |name: &String| {
         let text = std::fs::read_to_string(run.stats().join(format!("{name}.json"))).ok()?;

@@ -122,9 +122,11 @@ fn build(
     if options.services == net::Services::Connect {
         // Before the agents' programs, which so see where a connection really goes.
         let dir = cgroup::lab_dir(&state.topology.lab)?;
-        let nodes = state.topology.nodes();
-        let cgroups: Vec<_> = nodes.map(|(_, node)| dir.join(&node.key)).collect();
-        net::translate_at_connect(&cgroups, &net::entries(&state.topology))?;
+        for cluster in &state.topology.clusters {
+            let cgroups: Vec<_> = cluster.nodes.iter().map(|n| dir.join(&n.key)).collect();
+            let entries = net::entries(&state.topology, &cluster.name, &[]);
+            net::translate_at_connect(&cgroups, &entries)?;
+        }
     }
     net::build(&state.topology, options.outer_df, options.services, proceed)?;
     fs::write(

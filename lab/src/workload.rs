@@ -96,12 +96,16 @@ pub(crate) fn service_specs(work: &Workload<'_>, bare: bool) -> Result<Vec<Proce
                     .topology
                     .services
                     .iter()
-                    .find(|s| s.backend == pod.name)
+                    .find(|s| s.backends.iter().any(|b| b.pod == pod.name))
                 else {
                     continue;
                 };
                 let name = format!("{}/{}", cluster.name, node.name);
-                [service_role(work, service, &name), listen(service.port)].concat()
+                [
+                    service_role(work, service, &pod.name, &name),
+                    listen(service.port),
+                ]
+                .concat()
             }
             _ => continue,
         };
@@ -114,14 +118,10 @@ pub(crate) fn service_specs(work: &Workload<'_>, bare: bool) -> Result<Vec<Proce
 }
 
 /// `name` is what the backend calls itself in its answers.
-fn service_role(work: &Workload<'_>, service: &ServiceNet, name: &str) -> Vec<String> {
+fn service_role(work: &Workload<'_>, service: &ServiceNet, pod: &str, name: &str) -> Vec<String> {
     match service.kind {
-        Kind::Ndvi => [
-            args(["ndvi-server", "--name", name]),
-            stats(work, &service.backend),
-        ]
-        .concat(),
-        Kind::Http => args(["http"]),
+        Kind::Ndvi => [args(["ndvi-server", "--name", name]), stats(work, pod)].concat(),
+        Kind::Http => args(["http", "--name", name]),
         Kind::Tcp => args(["echo"]),
     }
 }
@@ -179,7 +179,7 @@ fn client_specs(work: &Workload<'_>) -> Result<Vec<ProcessSpec>> {
     let Some((_, node)) = work
         .topology
         .nodes()
-        .find(|(_, n)| n.key == service.backend_node)
+        .find(|(_, n)| service.backends.first().is_some_and(|b| b.node == n.key))
     else {
         return Ok(Vec::new());
     };

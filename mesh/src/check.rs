@@ -6,8 +6,10 @@ use std::hash::Hash;
 use crate::errors::{Position, shown};
 use crate::model::Mesh;
 use crate::read::fields::Report;
-use crate::spec::{At, ClusterSpec, LinkSpec, List, NodeSpec, Spec};
-use crate::{AgentEndpoint, PROBE_SOURCE_PORTS, RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT};
+use crate::spec::{At, ClusterSpec, LinkSpec, List, NodeSpec, ServiceSpec, Spec};
+use crate::{
+    Affinity, AgentEndpoint, PROBE_SOURCE_PORTS, RESPONDER_ECHO_PORT, RESPONDER_HTTP_PORT,
+};
 
 mod build;
 mod networks;
@@ -323,6 +325,7 @@ fn services(report: &mut Report, spec: &Spec) {
         if let Some(cluster) = &service.cluster {
             known_cluster(report, names.as_deref(), cluster);
         }
+        backends(report, names.as_deref(), service);
         let Some(port) = &service.port else { continue };
         let ours = if PROBE_SOURCE_PORTS.contains(&port.value) {
             "where our probes come from"
@@ -345,6 +348,46 @@ fn services(report: &mut Report, spec: &Spec) {
         })
     });
     unique(report, "the service address", sockets);
+}
+
+/// Clusters that exist, each once, the service's own among them; an affinity has to have something to choose from.
+fn backends(report: &mut Report, names: Option<&[&str]>, service: &ServiceSpec) {
+    let listed = &service.backends;
+    for cluster in &listed.items {
+        known_cluster(report, names, cluster);
+    }
+    let each = listed.items.iter();
+    unique(
+        report,
+        "the cluster with backends",
+        each.map(|cluster| (cluster.value.clone(), cluster)),
+    );
+    if let Some(own) = &service.cluster
+        && listed.complete
+        && !listed.items.is_empty()
+        && listed.items.iter().all(|other| other.value != own.value)
+    {
+        let message = format!(
+            "the service is said to run in `{}`, which is not among its backends' clusters",
+            shown(&own.value)
+        );
+        report
+            .push(listed.at, &listed.path, message)
+            .related(own.at, &own.path, "said here");
+    }
+    if let Some(affinity) = &service.affinity
+        && affinity.value != Affinity::None
+        && listed.complete
+        && listed.items.len() < 2
+    {
+        report
+            .push(
+                affinity.at,
+                &affinity.path,
+                "an affinity chooses between clusters, and all backends are in one",
+            )
+            .hint("list the clusters that run backends as `backends: […]`");
+    }
 }
 
 fn links(report: &mut Report, spec: &Spec) {

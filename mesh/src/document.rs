@@ -118,6 +118,13 @@ struct ServiceDocument {
     name: Label,
     /// The cluster that runs it.
     cluster: Label,
+    /// All clusters that run backends of it, `cluster` among them, when there are several: a global service.
+    #[serde(skip_serializing_if = "is_empty")]
+    #[schemars(with = "Vec<Label>", default = "no_items")]
+    backends: FlowSeq<Vec<String>>,
+    /// Which of the backends answer a cluster that has some of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    affinity: Option<AffinityDocument>,
     /// Addresses at which clients reach it.
     #[schemars(with = "Vec<Address>", length(min = 1))]
     addresses: FlowSeq<Vec<String>>,
@@ -126,6 +133,22 @@ struct ServiceDocument {
     port: u16,
     /// What it speaks.
     kind: KindDocument,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Affinity")]
+#[expect(
+    dead_code,
+    reason = "`none` may be written, and is not: it is the default"
+)]
+enum AffinityDocument {
+    /// All of them, wherever they are. The default.
+    None,
+    /// Its own while one of them is healthy, else the others.
+    Local,
+    /// Those of other clusters while one of them is healthy, else its own.
+    Remote,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -553,6 +576,16 @@ impl From<&Service> for ServiceDocument {
         Self {
             name: Label(service.name.clone()),
             cluster: Label(service.cluster.clone()),
+            backends: if service.is_global() {
+                texts(&service.backends)
+            } else {
+                FlowSeq(Vec::new())
+            },
+            affinity: match service.affinity {
+                crate::Affinity::None => None,
+                crate::Affinity::Local => Some(AffinityDocument::Local),
+                crate::Affinity::Remote => Some(AffinityDocument::Remote),
+            },
             addresses: texts(&service.addresses),
             port: service.port,
             kind: match service.kind {

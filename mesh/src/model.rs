@@ -88,12 +88,28 @@ pub struct ExternalClient {
 pub struct Service {
     /// Also its service class in metrics.
     pub name: String,
-    /// The cluster that runs it.
+    /// The cluster that runs it; with backends in several, the one that the service is named after in reports.
     pub cluster: String,
+    /// Every cluster with backends of it, `cluster` among them.
+    pub backends: Vec<String>,
+    /// Which of them are to answer.
+    pub affinity: Affinity,
     /// Addresses at which clients reach it (a cluster IP or a backend), IPv4 first.
     pub addresses: Vec<IpAddr>,
     pub port: u16,
     pub kind: ServiceKind,
+}
+
+/// Which backends of a global service answer a cluster that has some itself: Cilium's `service.cilium.io/affinity`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// All, wherever they are.
+    #[default]
+    None,
+    /// Its own, while one of them is healthy; else all others.
+    Local,
+    /// Those of other clusters, while one of them is healthy; else its own.
+    Remote,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +118,27 @@ pub enum ServiceKind {
     Http,
     /// NDVI tiles over HTTP, as crate `ndvi` defines them.
     Ndvi,
+}
+
+impl Service {
+    /// Whether backends in more than one cluster stand behind one address.
+    #[must_use]
+    pub fn is_global(&self) -> bool {
+        self.backends.len() > 1
+    }
+
+    /// The clusters whose backends are to answer `asker` while all are healthy.
+    #[must_use]
+    pub fn answering(&self, asker: &str) -> Vec<&str> {
+        let own = self.backends.iter().any(|cluster| cluster == asker);
+        let wanted = |cluster: &&str| match self.affinity {
+            Affinity::Local if own => *cluster == asker,
+            Affinity::Remote if own && self.is_global() => *cluster != asker,
+            _ => true,
+        };
+        let backends = self.backends.iter().map(String::as_str);
+        backends.filter(wanted).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

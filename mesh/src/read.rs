@@ -11,8 +11,8 @@ mod scalars;
 
 use fields::{Fields, Report, Shape, list};
 use scalars::{
-    address, cluster_name, dns_label, dns_name, duration, endpoint, network, not_empty, rate,
-    service_kind,
+    address, affinity, cluster_name, dns_label, dns_name, duration, endpoint, network, not_empty,
+    rate, service_kind,
 };
 
 const MESH: Shape = Shape {
@@ -48,7 +48,7 @@ const CLIENT: Shape = Shape {
 const SERVICE: Shape = Shape {
     what: "a service",
     required: &["name", "cluster", "addresses", "port", "kind"],
-    optional: &[],
+    optional: &["backends", "affinity"],
 };
 const LINK: Shape = Shape {
     what: "a link",
@@ -158,6 +158,10 @@ fn service(report: &mut Report, value: Value, path: String) -> Option<ServiceSpe
     Some(ServiceSpec {
         name: fields.text(report, "name", dns_label),
         cluster: fields.text(report, "cluster", not_empty),
+        backends: fields.list(report, "backends", "clusters", |report, value, path| {
+            fields::text(report, value, path, not_empty)
+        }),
+        affinity: fields.text(report, "affinity", affinity),
         addresses: fields.list(report, "addresses", "addresses", address),
         port: fields.integer(report, "port", 1..=u16::MAX),
         kind: fields.text(report, "kind", service_kind),

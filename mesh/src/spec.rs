@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::errors::Position;
-use crate::{Access, AgentEndpoint, Day, Gravity, ServiceKind};
+use crate::{Access, Affinity, AgentEndpoint, Day, Gravity, ServiceKind};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -73,6 +73,9 @@ pub(crate) struct ClientSpec {
 pub(crate) struct ServiceSpec {
     pub(crate) name: Option<At<String>>,
     pub(crate) cluster: Option<At<String>>,
+    /// Empty: only `cluster`.
+    pub(crate) backends: List<At<String>>,
+    pub(crate) affinity: Option<At<Affinity>>,
     pub(crate) addresses: List<At<IpAddr>>,
     pub(crate) port: Option<At<u16>>,
     pub(crate) kind: Option<At<ServiceKind>>,

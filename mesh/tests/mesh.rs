@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh::{
-    AgentEndpoint, Cluster, ExternalClient, Link, Mesh, Node, Objectives, Remote, Service,
-    ServiceKind, Tls,
+    Affinity, AgentEndpoint, Cluster, ExternalClient, Link, Mesh, Node, Objectives, Remote,
+    Service, ServiceKind, Tls,
 };
 use proptest::prelude::*;
 
@@ -343,6 +343,15 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                         .map(|(n, (name, port, kind))| Service {
                             name: format!("{name}{n}"),
                             cluster: clusters[0].name.clone(),
+                            // The more clusters, the more services are global.
+                            backends: clusters[..=n % clusters.len()]
+                                .iter()
+                                .map(|cluster| cluster.name.clone())
+                                .collect(),
+                            affinity: match n % clusters.len() {
+                                0 => Affinity::None,
+                                _ => [Affinity::None, Affinity::Local, Affinity::Remote][kind],
+                            },
                             addresses: vec![format!("10.200.9.{n}").parse().unwrap()],
                             port,
                             kind: [ServiceKind::Tcp, ServiceKind::Http, ServiceKind::Ndvi][kind],

@@ -165,7 +165,9 @@ pub fn plan(
         let services = mesh
             .services
             .iter()
-            .filter(|service| service.cluster == link.target && service.kind == ServiceKind::Ndvi);
+            .filter(|service| service.cluster == link.target && service.kind == ServiceKind::Ndvi)
+            // Who answers for a global service is no matter of one link.
+            .filter(|service| !service.is_global());
         for service in services {
             let Some(ip) = service.addresses.first() else {
                 continue;

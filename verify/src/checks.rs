@@ -87,6 +87,7 @@ pub const POLICY_ALLOWED: &str = "policy.allowed";
 pub const POLICY_DENIED: &str = "policy.denied";
 pub const POLICY_INTENT: &str = "policy.intent";
 pub const SERVICE_REACH: &str = "service.reach";
+pub const SERVICE_AFFINITY: &str = "service.affinity";
 pub const CONTROL_TCP: &str = "control.pod_tcp";
 pub const CONTROL_UDP: &str = "control.pod_udp";
 pub const CONFIG_IDS: &str = "config.ids";
@@ -246,6 +247,19 @@ pub const CHECKS: &[CheckSpec] = &[
         text: "Judged pooled over the asking nodes; single nodes can fail it. Refused means that nothing listens behind the service, timed out that its address is not translated \
                or not routed, wrong_responder that another cluster answers. What its own cluster sees tells a service that is down from one that the mesh does not reach. \
                NDVI services are judged from other clusters by ndvi.success, so only their own cluster is judged here.",
+    },
+    CheckSpec {
+        id: SERVICE_AFFINITY,
+        severity: Severity::Gate,
+        claim: "a global service is answered by the clusters that its `affinity` says, and by no others",
+        witness: "prober: who answered, by the answer (ndvi, http with the header `aggrik8s-responder: cluster/node`), else by the kernel that accepted the connection",
+        text: "For services with `backends` in several clusters; one row per asking cluster and cluster with backends, on the same requests as service.reach. \
+               Cilium's semantics: `none` all backends answer, `local` an asking cluster's own while one of them is healthy, `remote` those of the others. \
+               Backends that are meant to answer must give at least a fifth of their fair share (10 % for two clusters, 6.7 % for three): with 486 answers and none from there, \
+               chance is out of the question; session affinity by client address would look the same. Backends that are not meant to answer must give none: a single answer fails \
+               while those that are meant answer too, and none in as many answers as the objective needs passes. If those that are meant do not answer at all, the others rightly stand in: \
+               that is their failure, and leaves this undecided. Every node that asks can fail by itself. Answers of which nobody knows who gave them count against READY and never for NOT READY: \
+               the kernel tells only where the backend listens on the service's own port and the client's address is not translated.",
     },
     CheckSpec {
         id: CONTROL_TCP,

@@ -161,6 +161,10 @@ impl Check {
                 Some(service) => format!("{source}→{target}:{service}"),
                 None => format!("{source}→{target}"),
             },
+            // A global service: its backends are in no one cluster.
+            (Some(source), None, _) if self.service.is_some() => {
+                format!("{source}→{}", self.service.as_deref().unwrap_or_default())
+            }
             (Some(cluster), None, Some(node)) => format!("{cluster}/{node}"),
             (Some(cluster), None, None) | (None, Some(cluster), _) => cluster.clone(),
             (None, None, _) => String::new(),
@@ -236,6 +240,9 @@ pub struct Observed {
     /// Probes that were never sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub excluded_local: Option<u64>,
+    /// A global service: answers by the cluster whose backend gave them; those of unknown origin are `unresolved`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answered_by: BTreeMap<String, u64>,
     /// Bad trials by what was wrong with them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failures: BTreeMap<String, u64>,

@@ -48,7 +48,11 @@ pub(crate) struct View<'a> {
     agents: BTreeMap<(Plane, NodeRef), &'a NodeState>,
     witnesses: BTreeSet<NodeRef>,
     probes: Vec<Probe<'a>>,
+    accepted: Accepted<'a>,
 }
+
+/// Connections that kernels saw accepted at the port of a global service, by the prober's address and port, and that port.
+type Accepted<'a> = HashMap<(IpAddr, u16, u16), Vec<&'a NodeRef>>;
 
 impl<'a> View<'a> {
     pub(crate) fn new(mesh: &'a Mesh, observations: &'a Observations) -> Self {
@@ -69,6 +73,7 @@ impl<'a> View<'a> {
             agents,
             witnesses,
             probes: Vec::new(),
+            accepted: accepted(mesh, observations),
         };
         view.probes = join(mesh, observations, |run| view.believed(run));
         view
@@ -120,8 +125,21 @@ impl<'a> View<'a> {
                 && probe.run.source.cluster == link.source
                 && probe.run.target.cluster == link.target
                 // What a service answers says nothing about the responders of its cluster.
-                && (kind == ProbeKind::NdviTile || probe.run.target.service.is_none())
+                && match &probe.run.target.service {
+                    None => true,
+                    // Who answers for a global service is no matter of one link.
+                    Some(service) => kind == ProbeKind::NdviTile && !self.is_global(service),
+                }
         })
+    }
+
+    fn is_global(&self, service: &str) -> bool {
+        let named = |s: &&mesh::Service| s.name == service;
+        self.mesh
+            .services
+            .iter()
+            .find(named)
+            .is_some_and(mesh::Service::is_global)
     }
 
     /// Probes of one kind from the link's source to one service of its target.
@@ -138,6 +156,21 @@ impl<'a> View<'a> {
                 && probe.run.target.cluster == link.target
                 && probe.run.target.service.as_deref() == Some(service)
         })
+    }
+
+    /// Whose backend answered a probe of a global service: what the answer says, else whose kernel accepted the
+    /// connection. `None`: nobody says, or several do.
+    pub(crate) fn answerer(&self, probe: &Probe<'a>) -> Option<NodeRef> {
+        if let Some(responder) = &probe.sample.responder {
+            return Some(responder.clone());
+        }
+        let (run, port) = (probe.run, probe.run.target.address.port());
+        let mut found = declared_addresses(self.mesh, &run.source, run.plane)
+            .into_iter()
+            .filter_map(|ip| self.accepted.get(&(ip, probe.sample.source_port, port)))
+            .flatten();
+        let first = *found.next()?;
+        found.all(|other| *other == first).then(|| first.clone())
     }
 
     /// Measurements of a path direction. Those that touch a silent agent are left out.
@@ -178,6 +211,30 @@ impl<'a> View<'a> {
             .cluster(cluster)
             .map_or(&[], |c| c.nodes.as_slice())
     }
+}
+
+fn accepted<'a>(mesh: &Mesh, observations: &'a Observations) -> Accepted<'a> {
+    let ports: BTreeSet<u16> = mesh
+        .services
+        .iter()
+        .filter(|service| service.is_global())
+        .map(|service| service.port)
+        .collect();
+    let mut accepted = Accepted::new();
+    for record in &observations.connections {
+        if record.direction == Direction::Acceptor
+            && record.outcome == KernelOutcome::Established
+            && ports.contains(&record.local.port())
+        {
+            let key = (
+                plain(record.remote.ip()),
+                record.remote.port(),
+                record.local.port(),
+            );
+            accepted.entry(key).or_default().push(&record.node);
+        }
+    }
+    accepted
 }
 
 /// IPv4-mapped addresses of dual-stack sockets, as the IPv4 addresses that they are.

@@ -49,6 +49,11 @@ fn every_check_that_is_listed_is_judged() {
             access,
         })
         .into();
+    let mut board = meant.mesh.services[0].clone();
+    board.name = "board".to_owned();
+    board.backends.push("b".to_owned());
+    board.port = 8081;
+    meant.mesh.services.push(board);
     let meant = verdict(&meant);
     for spec in verify::checks::CHECKS {
         let mut judged = plain.checks.iter().chain(&meant.checks);

@@ -2,7 +2,7 @@
 
 mod world;
 
-use mesh::{Service, ServiceKind};
+use mesh::{Affinity, Service, ServiceKind};
 use verify::verdict::Verdict;
 use verify::{Outcome, Status};
 use world::verdicts::{not_ready, top, verdict};
@@ -14,6 +14,8 @@ fn with_services(faults: Vec<Fault>) -> World {
     let service = |name: &str, cluster: &str, last: u8, kind| Service {
         name: name.to_owned(),
         cluster: cluster.to_owned(),
+        backends: vec![cluster.to_owned()],
+        affinity: mesh::Affinity::None,
         addresses: vec![[172, 16, last, 20].into()],
         port: 5432,
         kind,
@@ -156,4 +158,188 @@ fn a_dead_path_accounts_for_the_services_behind_it() {
         .iter()
         .find(|c| c.label() == "service.reach a→b:store");
     assert_eq!(store.map(|c| c.status), Some(Status::Fail));
+}
+
+/// `board` of kind HTTP with backends in `a` and `b`; `c` has none.
+fn with_global(affinity: Affinity, faults: Vec<Fault>) -> World {
+    let mut world = world(faults);
+    world.mesh.services.push(Service {
+        name: "board".to_owned(),
+        cluster: "a".to_owned(),
+        backends: vec!["a".to_owned(), "b".to_owned()],
+        affinity,
+        addresses: vec![[172, 16, 0, 30].into()],
+        port: 8081,
+        kind: ServiceKind::Http,
+    });
+    world
+}
+
+/// `service.affinity` rows that do not pass, as `source→target:service STATUS`.
+fn astray(verdict: &Verdict) -> Vec<String> {
+    let rows = verdict
+        .checks
+        .iter()
+        .filter(|c| c.id == "service.affinity" && c.status != Status::Pass);
+    rows.map(|c| format!("{} {:?}", c.place(), c.status))
+        .collect()
+}
+
+#[track_caller]
+fn affinity(affinity: Affinity, faults: Vec<Fault>, rows: &[&str], cause: &str) -> Verdict {
+    let verdict = verdict(&with_global(affinity, faults.clone()));
+    let told: Vec<_> = verdict
+        .causes
+        .iter()
+        .map(|c| (&c.id, &c.summary, &c.explains))
+        .collect();
+    assert_eq!(astray(&verdict), rows, "{faults:?} {told:#?}");
+    assert_eq!(top(&verdict), cause, "{faults:?} {told:#?}");
+    assert_eq!(verdict.causes.len(), 1, "{told:#?}");
+    assert_eq!(verdict.result, Outcome::NotReady);
+    verdict
+}
+
+#[test]
+fn a_global_service_is_answered_by_whom_its_affinity_says() {
+    for affinity in [Affinity::None, Affinity::Local, Affinity::Remote] {
+        let verdict = verdict(&with_global(affinity, Vec::new()));
+        assert_eq!(verdict.result, Outcome::Ready, "{:#?}", verdict.causes);
+        let rows = verdict.checks.iter().filter(|c| c.id == "service.affinity");
+        // Three clusters ask, two have backends.
+        assert_eq!(rows.count(), 6);
+        let at = |place: &str| {
+            let row = verdict
+                .checks
+                .iter()
+                .find(|c| c.id == "service.affinity" && c.place() == place);
+            let by = &row.expect("a row").observed.answered_by;
+            (by.contains_key("a"), by.contains_key("b"))
+        };
+        let own = match affinity {
+            Affinity::None => (true, true),
+            Affinity::Local => (true, false),
+            Affinity::Remote => (false, true),
+        };
+        assert_eq!(at("a→b:board"), own, "{affinity:?}");
+        assert_eq!(at("c→b:board"), (true, true), "{affinity:?}");
+    }
+}
+
+#[test]
+fn only_local_backends_are_named_with_direction() {
+    let only = |on: &'static str, to: &'static [&'static str]| vec![Fault::Knows(On(on, on), to)];
+    affinity(
+        Affinity::None,
+        only("a", &["a"]),
+        &["a→b:board Fail"],
+        "service.local_only a→b -",
+    );
+    affinity(
+        Affinity::Remote,
+        only("b", &["b"]),
+        &["b→a:board Fail", "b→b:board Undecided"],
+        "service.local_only b→a -",
+    );
+    // A cluster without backends has no local ones.
+    affinity(
+        Affinity::None,
+        only("c", &["a"]),
+        &["c→b:board Fail"],
+        "service.not_synced c→b -",
+    );
+    // One node of two: half the answers of its cluster come from both.
+    affinity(
+        Affinity::None,
+        only("a/a2", &["a"]),
+        &["a→b:board Fail"],
+        "service.not_synced a→b a2",
+    );
+}
+
+#[test]
+fn answers_that_the_affinity_leaves_out_are_named_with_direction() {
+    let knows = |to: &'static [&'static str]| vec![Fault::Knows(On("b", "b"), to)];
+    affinity(
+        Affinity::Local,
+        knows(&["a", "b"]),
+        &["b→a:board Fail"],
+        "service.affinity_ignored b→a -",
+    );
+    // All of it from the wrong cluster, while its own backends answer `c`.
+    affinity(
+        Affinity::Local,
+        knows(&["a"]),
+        &["b→a:board Undecided", "b→b:board Fail"],
+        "service.affinity_ignored b→a -",
+    );
+    affinity(
+        Affinity::Remote,
+        knows(&["a", "b"]),
+        &["b→b:board Fail"],
+        "service.affinity_ignored b→b -",
+    );
+}
+
+#[test]
+fn backends_that_answer_nobody_are_missing_not_ignored() {
+    let verdict = affinity(
+        Affinity::None,
+        vec![Fault::BackendsDown("b")],
+        &["a→b:board Fail", "b→b:board Fail", "c→b:board Fail"],
+        "service.backend_missing -→b -",
+    );
+    let explained = &verdict.causes[0].explains;
+    assert!(
+        explained.contains(&"service.reach c→board".to_owned()),
+        "{explained:?}"
+    );
+    // Gone from everybody's endpoints: the others stand in, as the affinity says.
+    affinity(
+        Affinity::Local,
+        vec![Fault::Knows(On("*", "*"), &["a"])],
+        &["b→a:board Undecided", "b→b:board Fail", "c→b:board Fail"],
+        "service.backend_missing -→b -",
+    );
+}
+
+#[test]
+fn a_dead_path_accounts_for_the_backends_behind_it() {
+    let verdict = affinity(
+        Affinity::None,
+        vec![Fault::Loss(On("c", "b"), 1.0)],
+        &["c→b:board Fail"],
+        "path.blackhole c→b -",
+    );
+    // The untouched link of the cluster that the service is named after stays READY.
+    assert_eq!(not_ready(&verdict), ["b→c", "c→b", "c⇢b"]);
+}
+
+#[test]
+fn who_answered_unknown_is_never_a_pass_and_never_a_failure() {
+    // The kernel where `b`'s backend runs does not testify, and HTTP answers do not say who gave them.
+    let mut world = with_global(Affinity::None, Vec::new());
+    let mut seen = world.observe();
+    seen.connections
+        .retain(|c| !(c.local.port() == 8081 && c.node.cluster == "b"));
+    let verdict = verify::judge(&world.mesh, &seen, &verify::Policy::default()).expect("a scope");
+    assert_eq!(
+        astray(&verdict),
+        [
+            "a→b:board Undecided",
+            "b→b:board Undecided",
+            "c→b:board Undecided"
+        ]
+    );
+    assert_eq!(verdict.result, Outcome::Undecided);
+    // With affinity `local`, unknown answers may have come from elsewhere.
+    world.mesh.services[1].affinity = Affinity::Local;
+    let verdict = verify::judge(&world.mesh, &seen, &verify::Policy::default()).expect("a scope");
+    let from_c = |row: &&String| row.starts_with("b→");
+    assert_eq!(
+        astray(&verdict).iter().filter(from_c).collect::<Vec<_>>(),
+        ["b→a:board Fail", "b→b:board Undecided"]
+            .iter()
+            .collect::<Vec<_>>()
+    );
 }

@@ -66,10 +66,24 @@ enum Fault {
         #[arg(long)]
         target: EndpointRef,
     },
-    /// Kill a service's backend
+    /// Kill a service's backends
     BackendDown {
         #[arg(long, default_value = "ndvi")]
         service: String,
+        /// Only those in this cluster
+        #[arg(long)]
+        cluster: Option<String>,
+    },
+    /// Let the nodes of a cluster find a global service's backends in the wrong clusters
+    ServiceRedirect {
+        #[arg(long)]
+        service: String,
+        /// The cluster whose nodes are wrong
+        #[arg(long)]
+        at: String,
+        /// Clusters whose backends answer them
+        #[arg(long, required = true)]
+        to: Vec<String>,
     },
     /// Kill both agents of a node
     AgentKilled { node: String },
@@ -105,7 +119,10 @@ pub(super) fn run(args: FaultArgs) -> Result<ExitCode, LabError> {
         Fault::Delay { path, ms } => on_path(format!("delay={ms}ms"), path)?,
         Fault::Path { rule, path } => on_path(rule, path)?,
         Fault::PolicyDeny { source, target } => FaultKind::PolicyDeny { source, target },
-        Fault::BackendDown { service } => FaultKind::BackendDown { service },
+        Fault::BackendDown { service, cluster } => FaultKind::BackendDown { service, cluster },
+        Fault::ServiceRedirect { service, at, to } => {
+            FaultKind::ServiceRedirect { service, at, to }
+        }
         Fault::AgentKilled { node } => FaultKind::AgentKilled { node },
         Fault::DnsDown { cluster } => FaultKind::DnsDown { cluster },
         Fault::Starve { node, percent } => FaultKind::Starve {

@@ -19,13 +19,13 @@ pub(super) fn status(status: &Status) -> String {
     for s in &status.services {
         let _ = writeln!(
             text,
-            "  {:<12} {:<12} {} port {}, node port {}, backend {}",
+            "  {:<12} {:<12} {} port {}, node port {}, backends {}",
             s.name,
             s.cluster,
             s.addresses.join(" "),
             s.port,
             s.node_port,
-            s.backend
+            s.backends.join(", ")
         );
     }
     let dead: Vec<_> = status.processes.iter().filter(|p| !p.alive).collect();

@@ -394,7 +394,9 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
         return;
     }
     let count = proving(1.0 - objectives.ndvi_success) / source.nodes.len().max(1) as f64;
-    let served = |s: &&mesh::Service| s.kind == ServiceKind::Ndvi && s.cluster == link.target;
+    let served = |s: &&mesh::Service| {
+        s.kind == ServiceKind::Ndvi && s.cluster == link.target && !s.is_global()
+    };
     for service in mesh.services.iter().filter(served) {
         let Some(address) = service.addresses.first() else {
             continue;

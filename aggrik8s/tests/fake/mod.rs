@@ -136,6 +136,8 @@ impl FakeMesh {
             services: vec![Service {
                 name: "ndvi".to_owned(),
                 cluster: "east".to_owned(),
+                backends: vec!["east".to_owned()],
+                affinity: mesh::Affinity::None,
                 addresses: vec![[172, 16, 1, 10].into()],
                 port: 8080,
                 kind: ServiceKind::Ndvi,

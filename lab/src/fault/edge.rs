@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use super::{Fault, FaultKind, PLANES};
 use crate::cgroup;
 use crate::error::{LabError, Result};
-use crate::net::Tools;
+use crate::net::{Redirect, Services, Tools, entries, renewed_rules, translate_anew};
 use crate::paths::RunDir;
 use crate::process::ProcessSpec;
 use crate::state::State;
@@ -28,6 +28,7 @@ pub(super) fn set(run: &RunDir, state: &mut State, fault: &Fault) -> Result<()> 
             Ok(())
         }
         FaultKind::Starve { node, share } => starve(run, state, fault, node, *share),
+        FaultKind::ServiceRedirect { at, .. } => translate(state, at, None),
         _ => victims(state, fault)
             .iter()
             .try_for_each(|name| match state.process(name) {
@@ -51,6 +52,7 @@ pub(super) fn clear(state: &mut State, fault: &Fault) -> Result<()> {
                     &format!("add table inet {table}\ndelete table inet {table}\n"),
                 )
             }),
+        FaultKind::ServiceRedirect { at, .. } => translate(state, at, Some(fault)),
         FaultKind::Starve { .. } => {
             let helper = starve_name(fault);
             if let Some(position) = state.processes.iter().position(|p| p.spec.name == helper) {
@@ -95,11 +97,13 @@ fn victims(state: &State, fault: &Fault) -> Vec<String> {
 /// Names of the processes that a fault is about.
 fn named(topology: &Topology, fault: &Fault) -> Vec<String> {
     match &fault.kind {
-        FaultKind::BackendDown { service } => topology
+        FaultKind::BackendDown { service, cluster } => topology
             .services
             .iter()
             .filter(|s| s.name == *service)
-            .map(|s| s.backend.clone())
+            .flat_map(|s| &s.backends)
+            .filter(|b| cluster.as_ref().is_none_or(|cluster| b.cluster == *cluster))
+            .map(|b| b.pod.clone())
             .collect(),
         FaultKind::AgentKilled { node } | FaultKind::Starve { node, .. } => {
             let key = topology.node(node).map(|(_, n)| n.key.as_str());
@@ -112,7 +116,9 @@ fn named(topology: &Topology, fault: &Fault) -> Vec<String> {
             .filter(|c| c.name == *cluster)
             .map(|c| c.dns_pod.clone())
             .collect(),
-        FaultKind::Path { .. } | FaultKind::PolicyDeny { .. } => Vec::new(),
+        FaultKind::Path { .. }
+        | FaultKind::PolicyDeny { .. }
+        | FaultKind::ServiceRedirect { .. } => Vec::new(),
     }
 }
 
@@ -128,6 +134,34 @@ fn targets<'a>(
         })
         .map(|(_, node)| node)
         .collect()
+}
+
+/// Gives the nodes of a cluster the services' translation that the active faults make, `but` one of them.
+fn translate(state: &State, cluster: &str, but: Option<&Fault>) -> Result<()> {
+    let topology = &state.topology;
+    let redirects: Vec<Redirect<'_>> = state
+        .faults
+        .iter()
+        .filter(|fault| but.is_none_or(|but| but.id != fault.id))
+        .filter_map(|fault| match &fault.kind {
+            FaultKind::ServiceRedirect { service, at, to } => Some(Redirect { service, at, to }),
+            _ => None,
+        })
+        .collect();
+    let Some(found) = topology.clusters.iter().find(|c| c.name == cluster) else {
+        return Ok(());
+    };
+    match state.services {
+        Services::Dnat => found.nodes.iter().try_for_each(|node| {
+            let rules = renewed_rules(topology, cluster, node, state.services, &redirects);
+            TOOLS.nft_in(&node.netns, &rules)
+        }),
+        Services::Connect => {
+            let dir = cgroup::lab_dir(&topology.lab)?;
+            let cgroups: Vec<_> = found.nodes.iter().map(|n| dir.join(&n.key)).collect();
+            translate_anew(&cgroups, &entries(topology, cluster, &redirects))
+        }
+    }
 }
 
 fn table_name(fault: &Fault) -> String {

@@ -37,8 +37,17 @@ pub enum FaultKind {
     },
     /// A network policy that drops pod traffic of `source` on its way to agents in `target`.
     PolicyDeny { source: String, target: EndpointRef },
-    /// The service's backend is killed.
-    BackendDown { service: String },
+    /// The service's backends are killed, or those in one cluster.
+    BackendDown {
+        service: String,
+        cluster: Option<String>,
+    },
+    /// Nodes of `at` translate the service's address to the backends in the clusters `to`, whatever its affinity.
+    ServiceRedirect {
+        service: String,
+        at: String,
+        to: Vec<String>,
+    },
     /// Both agents of a node are killed.
     AgentKilled { node: String },
     /// The cluster's DNS server is killed.
@@ -58,7 +67,21 @@ impl fmt::Display for FaultKind {
             Self::PolicyDeny { source, target } => {
                 write!(f, "policy-deny of pods of {source} in {target}")
             }
-            Self::BackendDown { service } => write!(f, "backend-down of {service}"),
+            Self::BackendDown {
+                service,
+                cluster: None,
+            } => write!(f, "backend-down of {service}"),
+            Self::BackendDown {
+                service,
+                cluster: Some(cluster),
+            } => write!(f, "backend-down of {service} in {cluster}"),
+            Self::ServiceRedirect { service, at, to } => {
+                write!(
+                    f,
+                    "service-redirect of {service} in {at} to {}",
+                    to.join(", ")
+                )
+            }
             Self::AgentKilled { node } => write!(f, "agent-killed on {node}"),
             Self::DnsDown { cluster } => write!(f, "dns-down in {cluster}"),
             Self::Starve { node, share } => {
@@ -192,9 +215,21 @@ fn check(state: &State, kind: &FaultKind) -> Result<()> {
                 )),
             }
         }
-        FaultKind::BackendDown { service } => {
+        FaultKind::BackendDown { service, cluster } => {
             let known = topology.services.iter().map(|s| s.name.as_str());
-            one_of(topology, "service", service, known)
+            one_of(topology, "service", service, known)?;
+            check_backends(topology, service, cluster.as_slice())
+        }
+        FaultKind::ServiceRedirect { service, at, to } => {
+            let known = topology.services.iter().map(|s| s.name.as_str());
+            one_of(topology, "service", service, known)?;
+            check_cluster(topology, at)?;
+            if to.is_empty() {
+                return Err(LabError::Fault(
+                    "a redirected service needs a cluster whose backends answer".into(),
+                ));
+            }
+            check_backends(topology, service, to)
         }
         FaultKind::AgentKilled { node } | FaultKind::Starve { node, .. } => {
             if let FaultKind::Starve { share, .. } = kind
@@ -216,6 +251,21 @@ fn check(state: &State, kind: &FaultKind) -> Result<()> {
         }
         FaultKind::DnsDown { cluster } => check_cluster(topology, cluster),
     }
+}
+
+fn check_backends(topology: &Topology, service: &str, clusters: &[String]) -> Result<()> {
+    let service = topology.services.iter().filter(|s| s.name == service);
+    let backends: Vec<&str> = service
+        .flat_map(|s| s.backends.iter().map(|b| b.cluster.as_str()))
+        .collect();
+    clusters.iter().try_for_each(|cluster| {
+        one_of(
+            topology,
+            "cluster with a backend",
+            cluster,
+            backends.iter().copied(),
+        )
+    })
 }
 
 fn check_cluster(topology: &Topology, name: &str) -> Result<()> {

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::services::Entry;
@@ -12,17 +13,37 @@ use crate::error::{During, LabError, Result};
 use crate::sys::bpf::{self, Hook};
 
 /// Attaches the translation of `entries` to each of `cgroups`, for sockets that processes below it
-/// make from now on. It stays until the cgroup is removed, and suffers other programs beside it.
+/// make from now on. It stays until the cgroup is removed or [`replace`] is called, and suffers other programs beside it.
 ///
 /// # Errors
 /// [`LabError::Translation`] if the kernel refuses the programs.
 pub fn attach(cgroups: &[PathBuf], entries: &[Entry]) -> Result<()> {
+    on_each(cgroups, entries, |program, folder, hook| {
+        bpf::attach(program, folder, hook)
+    })
+}
+
+/// The same in the place of the translation that the cgroups have.
+///
+/// # Errors
+/// As [`attach`]; a cgroup without a translation is refused.
+pub(crate) fn replace(cgroups: &[PathBuf], entries: &[Entry]) -> Result<()> {
+    on_each(cgroups, entries, |program, folder, hook| {
+        bpf::replace(program, folder, hook)
+    })
+}
+
+fn on_each(
+    cgroups: &[PathBuf],
+    entries: &[Entry],
+    place: impl Fn(&OwnedFd, &File, Hook) -> std::io::Result<()>,
+) -> Result<()> {
     for hook in [Hook::Connect4, Hook::Connect6] {
         let program = bpf::load(hook, &program(hook, entries)).map_err(LabError::Translation)?;
         for cgroup in cgroups {
             let folder =
                 File::open(cgroup).during(|| format!("open cgroup {}", cgroup.display()))?;
-            bpf::attach(&program, &folder, hook).map_err(LabError::Translation)?;
+            place(&program, &folder, hook).map_err(LabError::Translation)?;
         }
     }
     Ok(())
@@ -34,13 +55,15 @@ const USER_IP6: u16 = 8;
 const USER_PORT: u16 = 24;
 const PROTOCOL: u16 = 36;
 
-/// Registers: the context arrives in `CONTEXT`, the verdict leaves in `VERDICT`.
+/// Registers: the context arrives in `CONTEXT`, the verdict leaves in `VERDICT`; what a call returns comes in `VERDICT`, too.
 const VERDICT: u8 = 0;
 const CONTEXT: u8 = 1;
 const PORT: u8 = 2;
 const NEW: u8 = 3;
 /// First of up to four words of the address.
 const ADDRESS: u8 = 4;
+/// Keeps the context over a call, which forgets registers 1 to 5.
+const KEPT: u8 = 9;
 
 /// Instructions of the hook's program: for TCP, the first entry with this address and port is applied; always allow.
 fn program(hook: Hook, entries: &[Entry]) -> Vec<u64> {
@@ -59,17 +82,42 @@ fn program(hook: Hook, entries: &[Entry]) -> Vec<u64> {
     ];
     program.extend(places().map(|(register, offset)| load(register, offset)));
     for entry in entries {
-        let (Some(address), Some(backend)) = (
-            words_for(hook, entry.address),
-            words_for(hook, entry.backend),
-        ) else {
+        let Some(address) = words_for(hook, entry.address) else {
+            continue;
+        };
+        let writes: Vec<Vec<u64>> = entry
+            .backends
+            .iter()
+            .filter_map(|backend| words_for(hook, *backend))
+            .map(|backend| {
+                let words = places().zip(backend);
+                words
+                    .flat_map(|((_, offset), word)| [set(NEW, word), store(offset, NEW)])
+                    .chain([set(VERDICT, ALLOW), EXIT])
+                    .collect()
+            })
+            .collect();
+        let Some((last, others)) = writes.split_last() else {
             continue;
         };
         let mut apply = Vec::new();
-        for ((_, offset), word) in places().zip(backend) {
-            apply.extend([set(NEW, word), store(offset, NEW)]);
+        if !others.is_empty() {
+            apply.extend([
+                copy(KEPT, CONTEXT),
+                CALL_RANDOM,
+                remainder(VERDICT, writes.len() as u32),
+                copy(CONTEXT, KEPT),
+            ]);
         }
-        apply.push(EXIT);
+        for (number, write) in others.iter().enumerate() {
+            apply.push(skip_unless_equal(
+                VERDICT,
+                number as u32,
+                write.len() as u16,
+            ));
+            apply.extend(write);
+        }
+        apply.extend(last);
         let port = u32::from(u16::from_ne_bytes(entry.port.to_be_bytes()));
         let comparisons = std::iter::once((PORT, port)).chain((ADDRESS..).zip(address));
         // Each comparison jumps over those that follow it and over what they guard.
@@ -112,6 +160,19 @@ fn load(register: u8, offset: u16) -> u64 {
 /// `context[offset] = register`, 4 bytes
 fn store(offset: u16, register: u8) -> u64 {
     instruction(0x63, CONTEXT, register, offset, 0)
+}
+
+/// `VERDICT = bpf_get_prandom_u32()`
+const CALL_RANDOM: u64 = instruction(0x85, 0, 0, 0, 7);
+
+/// `register %= divisor`, 4 bytes, unsigned
+fn remainder(register: u8, divisor: u32) -> u64 {
+    instruction(0x94, register, 0, 0, divisor)
+}
+
+/// `to = from`
+fn copy(to: u8, from: u8) -> u64 {
+    instruction(0xbf, to, from, 0, 0)
 }
 
 fn skip_if_equal(register: u8, value: u32, skip: u16) -> u64 {

@@ -8,7 +8,8 @@ mod tools;
 
 pub(crate) use build::{build, each, netns_path, remove};
 pub use connect::attach as translate_at_connect;
+pub(crate) use connect::replace as translate_anew;
 pub use script::OuterDf;
-pub(crate) use services::entries;
 pub use services::{Entry, Services};
+pub(crate) use services::{Redirect, entries, renewed_rules};
 pub(crate) use tools::{Tools, check_tools};

@@ -264,7 +264,7 @@ pub(super) fn node(
             );
         }
     }
-    script.nft = services::rules(topology, node, services);
+    script.nft = services::rules(topology, &cluster.name, node, services, &[]);
     script
 }
 

@@ -52,19 +52,51 @@ struct ProgAttach {
     attach_bpf_fd: u32,
     attach_type: u32,
     attach_flags: u32,
+    replace_bpf_fd: u32,
+}
+
+/// The same for BPF_PROG_QUERY.
+#[repr(C)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    /// Room for ids, then how many there are.
+    count: u32,
+    padding: u32,
+}
+
+/// The same for BPF_OBJ_GET_INFO_BY_FD.
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// The leading part of `struct bpf_prog_info`.
+#[repr(C, align(8))]
+struct ProgInfo {
+    before: [u8; 64],
+    name: [u8; 16],
 }
 
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const PROG_QUERY: libc::c_long = 16;
 
-fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_int> {
-    // SAFETY: pointer and size describe `attributes`, and both commands only read them; what they
-    // point at is borrowed by the callers below until the call is over.
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: pointer and size describe `attributes`, which is ours to be written to; what it points
+    // at is as long as it says and belongs to the callers below until the call is over.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            std::ptr::from_ref(attributes),
+            std::ptr::from_mut(attributes),
             size_of::<T>(),
         )
     };
@@ -79,7 +111,7 @@ pub(crate) fn load(hook: Hook, instructions: &[u64]) -> io::Result<OwnedFd> {
     const CGROUP_SOCK_ADDR: u32 = 18;
     let fd = bpf(
         PROG_LOAD,
-        &ProgLoad {
+        &mut ProgLoad {
             prog_type: CGROUP_SOCK_ADDR,
             insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
             insns: instructions.as_ptr() as u64,
@@ -98,16 +130,72 @@ pub(crate) fn load(hook: Hook, instructions: &[u64]) -> io::Result<OwnedFd> {
 
 /// Attaches a program to a cgroup, beside those of others and after them, until the cgroup is removed.
 pub(crate) fn attach(program: &OwnedFd, cgroup: &File, hook: Hook) -> io::Result<()> {
+    put(program, cgroup, hook, None)
+}
+
+/// Attaches a program to a cgroup in the place of the one that [`attach`] left there.
+pub(crate) fn replace(program: &OwnedFd, cgroup: &File, hook: Hook) -> io::Result<()> {
+    let old = attached(cgroup, hook)?.ok_or(io::ErrorKind::NotFound)?;
+    put(program, cgroup, hook, Some(&old))
+}
+
+fn put(
+    program: &OwnedFd,
+    cgroup: &File,
+    hook: Hook,
+    instead_of: Option<&OwnedFd>,
+) -> io::Result<()> {
     const ALLOW_MULTI: u32 = 2;
-    let descriptor = |fd: i32| u32::try_from(fd).map_err(io::Error::other);
+    const REPLACE: u32 = 4;
     bpf(
         PROG_ATTACH,
-        &ProgAttach {
-            target_fd: descriptor(cgroup.as_raw_fd())?,
-            attach_bpf_fd: descriptor(program.as_raw_fd())?,
+        &mut ProgAttach {
+            target_fd: descriptor(cgroup)?,
+            attach_bpf_fd: descriptor(program)?,
             attach_type: hook.attach_type(),
-            attach_flags: ALLOW_MULTI,
+            attach_flags: ALLOW_MULTI | instead_of.map_or(0, |_| REPLACE),
+            replace_bpf_fd: instead_of.map_or(Ok(0), descriptor)?,
         },
     )
     .map(drop)
+}
+
+fn descriptor(of: &impl AsRawFd) -> io::Result<u32> {
+    u32::try_from(of.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// Our program among those that are attached to the cgroup, known by its name.
+fn attached(cgroup: &File, hook: Hook) -> io::Result<Option<OwnedFd>> {
+    let mut ids = [0_u32; 64];
+    let mut query = ProgQuery {
+        target_fd: descriptor(cgroup)?,
+        attach_type: hook.attach_type(),
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        padding: 0,
+    };
+    bpf(PROG_QUERY, &mut query)?;
+    for &id in ids.iter().take(query.count as usize) {
+        let fd = bpf(PROG_GET_FD_BY_ID, &mut [id, 0, 0])?;
+        // SAFETY: BPF_PROG_GET_FD_BY_ID returned a descriptor of which nobody else knows.
+        let program = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut info = ProgInfo {
+            before: [0; 64],
+            name: [0; 16],
+        };
+        bpf(
+            OBJ_GET_INFO_BY_FD,
+            &mut InfoByFd {
+                bpf_fd: descriptor(&program)?,
+                info_len: size_of::<ProgInfo>() as u32,
+                info: std::ptr::from_mut(&mut info) as u64,
+            },
+        )?;
+        if info.name == hook.name() {
+            return Ok(Some(program));
+        }
+    }
+    Ok(None)
 }

@@ -87,6 +87,8 @@ pub fn default_mesh(clusters: usize, nodes: usize) -> Result<Mesh, String> {
         services: vec![Service {
             name: "ndvi".into(),
             cluster: clusters[0].name.clone(),
+            backends: vec![clusters[0].name.clone()],
+            affinity: mesh::Affinity::None,
             addresses: Vec::new(),
             port: 8080,
             kind: ServiceKind::Ndvi,

@@ -11,7 +11,7 @@ mod uplink;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mesh::ServiceKind;
+use mesh::{Affinity, ServiceKind};
 use serde::{Deserialize, Serialize};
 
 pub use default_mesh::{DEFAULT_BEHIND, default_mesh};
@@ -135,9 +135,52 @@ pub struct ServiceNet {
     pub port: u16,
     /// Port on the addresses of the backend's node, for clients outside the clusters.
     pub node_port: u16,
-    /// Name of the backend's pod and of its node (key).
-    pub backend: String,
-    pub backend_node: String,
+    /// In every cluster that runs it, that of `cluster` first.
+    pub backends: Vec<Backend>,
+    pub affinity: Choice,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    pub cluster: String,
+    /// Name of its pod and key of its node.
+    pub pod: String,
+    pub node: String,
+}
+
+/// [`Affinity`] in a form that can be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    None,
+    Local,
+    Remote,
+}
+
+impl From<Affinity> for Choice {
+    fn from(affinity: Affinity) -> Self {
+        match affinity {
+            Affinity::None => Self::None,
+            Affinity::Local => Self::Local,
+            Affinity::Remote => Self::Remote,
+        }
+    }
+}
+
+impl ServiceNet {
+    /// Clusters whose backends nodes of `asker` translate to, all being healthy.
+    pub fn answering(&self, asker: &str) -> Vec<&str> {
+        let own = self.backends.iter().any(|b| b.cluster == asker);
+        let abroad = self.backends.iter().any(|b| b.cluster != asker);
+        let clusters = self.backends.iter().map(|b| b.cluster.as_str());
+        clusters
+            .filter(|cluster| match self.affinity {
+                Choice::Local if own => *cluster == asker,
+                Choice::Remote if abroad => *cluster != asker,
+                _ => true,
+            })
+            .collect()
+    }
 }
 
 /// [`ServiceKind`] in a form that can be stored.

@@ -8,8 +8,8 @@ use mesh::{Cluster, ExternalClient, Mesh, Node, Service};
 
 use super::addresses::{host, part, v4_first};
 use super::{
-    ClientHost, ClientNet, ClusterNet, Fabric, NodeNet, Pod, PodRole, ServiceNet, Topology,
-    netns_prefix,
+    Backend, ClientHost, ClientNet, ClusterNet, Fabric, NodeNet, Pod, PodRole, ServiceNet,
+    Topology, netns_prefix,
 };
 
 const DEFAULT_NODES: usize = 2;
@@ -305,11 +305,11 @@ fn plan_service(topology: &mut Topology, service: &Service) -> Result<(), String
         addresses = cidrs.filter_map(|&net| host(net, virtual_index)).collect();
     }
     v4_first(&mut addresses, |a| *a);
-    let node = cluster
+    // What every cluster's pods speak decides which addresses are of use.
+    let pod_v6: Vec<bool> = cluster
         .nodes
-        .last_mut()
-        .ok_or_else(|| format!("cluster `{}` has no node", cluster.name))?;
-    let pod_v6: Vec<bool> = node
+        .last()
+        .ok_or_else(|| format!("cluster `{}` has no node", cluster.name))?
         .pod_networks
         .iter()
         .map(|n| n.addr().is_ipv6())
@@ -321,8 +321,11 @@ fn plan_service(topology: &mut Topology, service: &Service) -> Result<(), String
             service.name
         ));
     }
-    let backend = add_pod(&lab, node, PodRole::Backend, &service.name)?;
-    let backend_node = node.key.clone();
+    let abroad = service.backends.iter().filter(|c| **c != service.cluster);
+    let mut backends = Vec::new();
+    for name in std::iter::once(&service.cluster).chain(abroad) {
+        backends.push(backend(topology, &lab, name, &service.name)?);
+    }
     topology.services.push(ServiceNet {
         name: service.name.clone(),
         cluster: service.cluster.clone(),
@@ -330,10 +333,32 @@ fn plan_service(topology: &mut Topology, service: &Service) -> Result<(), String
         addresses,
         port: service.port,
         node_port: FIRST_NODE_PORT + u16::try_from(index).unwrap_or(0),
-        backend,
-        backend_node,
+        backends,
+        affinity: service.affinity.into(),
     });
     Ok(())
+}
+
+/// A pod for the service on the cluster's last node.
+fn backend(
+    topology: &mut Topology,
+    lab: &str,
+    cluster: &str,
+    service: &str,
+) -> Result<Backend, String> {
+    let node = topology
+        .clusters
+        .iter_mut()
+        .find(|c| c.name == cluster)
+        .and_then(|c| c.nodes.last_mut())
+        .ok_or_else(|| {
+            format!("service `{service}` has backends in `{cluster}`, which has no node")
+        })?;
+    Ok(Backend {
+        cluster: cluster.to_owned(),
+        pod: add_pod(lab, node, PodRole::Backend, service)?,
+        node: node.key.clone(),
+    })
 }
 
 /// What single parts cannot see: the whole must route.

@@ -28,7 +28,11 @@ fn the_default_lab_is_the_organisation_in_small() {
     );
     let ndvi = &lab.services[0];
     assert_eq!(
-        (ndvi.cluster.as_str(), ndvi.backend.as_str(), ndvi.port),
+        (
+            ndvi.cluster.as_str(),
+            ndvi.backends[0].pod.as_str(),
+            ndvi.port
+        ),
         ("talos-east", "ndvi-wrk-e-1", 8080)
     );
     assert_eq!(ndvi.addresses[0].to_string(), "10.96.0.80");

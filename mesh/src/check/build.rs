@@ -21,7 +21,13 @@ pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
     let service = |service: &ServiceSpec| {
         Some(Service {
             name: value(&service.name)?,
+            backends: if service.backends.items.is_empty() {
+                vec![value(&service.cluster)?]
+            } else {
+                values(&service.backends)
+            },
             cluster: value(&service.cluster)?,
+            affinity: value(&service.affinity).unwrap_or_default(),
             addresses: ipv4_first(&service.addresses),
             port: value(&service.port)?,
             kind: value(&service.kind)?,

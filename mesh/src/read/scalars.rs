@@ -9,7 +9,7 @@ use crate::errors::shown;
 use crate::spec::At;
 use crate::tree::{Kind, Value};
 use crate::units::{parse_duration, parse_percent, parse_rate};
-use crate::{AgentEndpoint, ServiceKind};
+use crate::{Affinity, AgentEndpoint, ServiceKind};
 
 impl Fields {
     pub(super) fn share(&mut self, report: &mut Report, key: &'static str) -> Option<At<f64>> {
@@ -124,6 +124,18 @@ pub(super) fn endpoint(text: &str) -> Result<AgentEndpoint, Refusal> {
             "write `https://host:port`, `unix:/path` or `http://127.0.0.1:port`",
         )
     })
+}
+
+pub(super) fn affinity(text: &str) -> Result<Affinity, Refusal> {
+    match text {
+        "none" => Ok(Affinity::None),
+        "local" => Ok(Affinity::Local),
+        "remote" => Ok(Affinity::Remote),
+        _ => Err(Refusal::with_hint(
+            format!("`{}` is not an affinity", shown(text)),
+            "as in Cilium: `none`, `local` or `remote`",
+        )),
+    }
 }
 
 pub(super) fn service_kind(text: &str) -> Result<ServiceKind, Refusal> {

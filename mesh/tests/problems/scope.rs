@@ -3,6 +3,39 @@
 use crate::{GOOD, check, problems};
 
 #[test]
+fn backends_and_affinity() {
+    let backends = |text: &str, problems: &[&str]| {
+        check("cluster: east", &format!("cluster: east, {text}"), problems);
+    };
+    backends(
+        "backends: [east, north]",
+        &["25:54 services[0].backends[1]: no cluster is called `north` | they are `east`, `west`"],
+    );
+    backends(
+        "backends: [west, west]",
+        &[
+            "25:47 services[0].backends: the service is said to run in `east`, which is not among its backends' clusters \
+         | 25:27 services[0].cluster: said here",
+            "25:54 services[0].backends[1]: the cluster with backends `west` is given twice \
+         | 25:48 services[0].backends[0]: the first one is here",
+        ],
+    );
+    backends(
+        "affinity: near",
+        &[
+            "25:44 services[0].affinity: `near` is not an affinity | as in Cilium: `none`, `local` or `remote`",
+        ],
+    );
+    backends(
+        "affinity: local",
+        &[
+            "25:44 services[0].affinity: an affinity chooses between clusters, and all backends are in one \
+         | list the clusters that run backends as `backends: […]`",
+        ],
+    );
+}
+
+#[test]
 fn services() {
     check(
         "cluster: east",

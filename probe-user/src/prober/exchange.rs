@@ -137,7 +137,9 @@ impl Exchange {
                 _ => Answer::plain(Outcome::BadReply),
             }),
             Expect::HttpAnswer => http_head(received).map(|head| match head {
-                Ok(head) if (200..500).contains(&head.status) => Answer::plain(Outcome::Ok),
+                Ok(head) if (200..500).contains(&head.status) => {
+                    self.answered_by_service(head.responder)
+                }
                 _ => Answer::plain(Outcome::BadReply),
             }),
             Expect::Ndvi(request) => http_body(received, eof).map(|body| match body {
@@ -194,18 +196,13 @@ impl Exchange {
         if ndvi::verify(request, &reply).is_err() {
             return Answer::plain(Outcome::BadReply);
         }
-        // Other servers may call themselves anything; only `cluster/node` says who they are.
-        match reply.responder().split_once('/') {
-            Some((cluster, node))
-                if frame::is_name(cluster.as_bytes()) && frame::is_name(node.as_bytes()) =>
-            {
-                let responder = NodeRef {
-                    cluster: cluster.to_owned(),
-                    node: node.to_owned(),
-                };
-                self.answered_by(responder, None)
-            }
-            _ => Answer::plain(Outcome::Ok),
+        self.answered_by_service(named(reply.responder()))
+    }
+
+    fn answered_by_service(&self, responder: Option<NodeRef>) -> Answer {
+        match responder {
+            Some(responder) => self.answered_by(responder, None),
+            None => Answer::plain(Outcome::Ok),
         }
     }
 
@@ -228,6 +225,19 @@ impl Exchange {
     }
 }
 
+/// Header in which the backend of an HTTP service may say who it is, as `cluster/node`.
+const RESPONDER_HEADER: &str = "aggrik8s-responder";
+
+/// Servers may call themselves anything; only `cluster/node` says who they are.
+fn named(text: &str) -> Option<NodeRef> {
+    let (cluster, node) = text.split_once('/')?;
+    let named = frame::is_name(cluster.as_bytes()) && frame::is_name(node.as_bytes());
+    named.then(|| NodeRef {
+        cluster: cluster.to_owned(),
+        node: node.to_owned(),
+    })
+}
+
 /// Not HTTP, or HTTP that is not understood here.
 #[derive(Debug, PartialEq, Eq)]
 struct NotHttp;
@@ -237,6 +247,8 @@ struct Head {
     status: u16,
     bytes: usize,
     length: BodyLength,
+    /// Who says to have answered; `None` also where two headers say it.
+    responder: Option<NodeRef>,
 }
 
 /// How the end of a body is told (RFC 9112 §6.3).
@@ -260,7 +272,11 @@ fn http_head(received: &[u8]) -> Option<Result<Head, NotHttp>> {
         Ok(httparse::Status::Complete(bytes)) => bytes,
     };
     let mut length = BodyLength::UntilClose;
+    let mut responders = Vec::new();
     for header in response.headers.iter() {
+        if header.name.eq_ignore_ascii_case(RESPONDER_HEADER) {
+            responders.push(std::str::from_utf8(header.value).ok().and_then(named));
+        }
         if header.name.eq_ignore_ascii_case("transfer-encoding") {
             // Both at once, or twice, is how answers are smuggled.
             if length != BodyLength::UntilClose || !header.value.eq_ignore_ascii_case(b"chunked") {
@@ -284,6 +300,10 @@ fn http_head(received: &[u8]) -> Option<Result<Head, NotHttp>> {
         status: response.code.unwrap_or(0),
         bytes,
         length,
+        responder: match &mut responders[..] {
+            [only] => only.take(),
+            _ => None,
+        },
     }))
 }
 

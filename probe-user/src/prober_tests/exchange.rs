@@ -259,6 +259,38 @@ fn any_http_answer_below_500_shows_that_a_service_is_there() {
 }
 
 #[test]
+fn the_backend_of_an_http_service_may_say_who_it_is() {
+    let service = exchange(ProbeKind::Http, true);
+    let answer = |headers: &str| {
+        let answer = service.judge(&http(&format!("HTTP/1.1 200 OK\n{headers}\n"), b""), false);
+        let answer = answer.expect("the head is whole");
+        let by = answer
+            .responder
+            .map(|by| format!("{}/{}", by.cluster, by.node));
+        (answer.outcome, by)
+    };
+    assert_eq!(
+        answer("Aggrik8s-Responder: east/e-1\n"),
+        (Outcome::Ok, Some("east/e-1".to_owned()))
+    );
+    // Any node of the cluster that was asked is right, another cluster is told.
+    assert_eq!(
+        answer("aggrik8s-responder: west/w-1\n"),
+        (Outcome::WrongResponder, Some("west/w-1".to_owned()))
+    );
+    // Who says it twice, or not as a name, says nothing.
+    for headers in [
+        "",
+        "aggrik8s-responder: east\n",
+        "aggrik8s-responder: east/\n",
+        "aggrik8s-responder: east/e 1\n",
+        "aggrik8s-responder: east/e-1\naggrik8s-responder: west/w-1\n",
+    ] {
+        assert_eq!(answer(headers), (Outcome::Ok, None), "{headers:?}");
+    }
+}
+
+#[test]
 fn a_tile_is_believed_only_when_every_value_is_right() {
     let exchange = exchange(ProbeKind::NdviTile, true);
     let Expect::Ndvi(request) = &exchange.expect else {

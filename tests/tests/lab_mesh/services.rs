@@ -45,7 +45,7 @@ fn both_translations_carry_requests_and_differ_in_whom_the_kernel_sees() -> Resu
             let entry = |a: &SocketAddr| lab::Entry {
                 address: a.ip(),
                 port: a.port(),
-                backend,
+                backends: vec![backend],
             };
             let table: Vec<_> = addresses(&lab)?.iter().take(1).map(entry).collect();
             lab::translate_at_connect(&[cgroup(&lab)?], &table)?;

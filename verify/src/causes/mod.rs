@@ -3,6 +3,7 @@
 //! A rule looks at figures only and claims the checks it accounts for; what no rule claims becomes
 //! an unknown cause with its evidence. The table of signatures: docs/verdict.md.
 
+mod affinity;
 mod control;
 mod facts;
 mod growth;
@@ -70,6 +71,7 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     policy::find(&mut case);
     mtu::find(&mut case);
     loss::find(&mut case);
+    affinity::find(&mut case);
     service::find(&mut case);
     latency::find(&mut case);
     growth::find(&mut case);

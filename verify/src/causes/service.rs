@@ -13,7 +13,7 @@ pub(super) fn find(case: &mut Case<'_, '_>) {
     let services: Vec<Service> = case.view.mesh.services.clone();
     for service in services
         .iter()
-        .filter(|service| service.kind == ServiceKind::Ndvi)
+        .filter(|service| service.kind == ServiceKind::Ndvi && !service.is_global())
     {
         let open: Vec<Link> = case
             .view
@@ -44,9 +44,7 @@ pub(super) fn find(case: &mut Case<'_, '_>) {
 
 /// Rows of `service.reach` that ask for `service`.
 fn asks(check: &Check, service: &Service) -> bool {
-    check.id == SERVICE_REACH
-        && check.service.as_ref() == Some(&service.name)
-        && check.target_cluster.as_ref() == Some(&service.cluster)
+    check.id == SERVICE_REACH && check.service.as_ref() == Some(&service.name)
 }
 
 /// What the service's own cluster sees of it, in words.
@@ -254,7 +252,10 @@ fn name(case: &mut Case<'_, '_>, service: &Service, kind: &'static str, links: &
     let down = kind == "service.no_backend" || kind == "service.wrong_answer";
     let service = service.clone();
     case.name(found, |check| {
-        let linked = links.iter().any(|link| on(check, link));
+        let linked = links.iter().any(|link| {
+            on(check, link)
+                || (service.is_global() && check.source_cluster.as_ref() == Some(&link.source))
+        });
         let tiles = matches!(check.id.as_str(), NDVI_SUCCESS | NDVI_ROUND_TRIP);
         // A service without a backend has none for anybody.
         (tiles && service.kind == ServiceKind::Ndvi && linked)

@@ -155,6 +155,30 @@ pub const CAUSES: &[CauseSpec] = &[
         "CPU, GPU queue and number of the backends; throughput of the path",
     ),
     spec(
+        "service.local_only",
+        "a global service reaches only local backends",
+        "all answers that a cluster gets come from its own backends, although others' are meant to answer and answer others, or answer at home",
+        "the global annotation on the service in both clusters (same name and namespace), the affinity, EndpointSlices and service sync of both clusters",
+    ),
+    spec(
+        "service.affinity_ignored",
+        "a global service is answered by backends that its affinity leaves out",
+        "answers from a cluster that the affinity excludes, while those that are meant answer as well, or answer others",
+        "the affinity annotation in the asking cluster, stale endpoints, a service of the same name that is not global",
+    ),
+    spec(
+        "service.not_synced",
+        "one cluster does not know another's backends of a global service",
+        "the backends of a cluster answer others, and never this one",
+        "`shared` in the cluster that runs them, service sync of the asking cluster, its connection to the other's control plane",
+    ),
+    spec(
+        "service.backend_missing",
+        "no backend of a global service in one cluster answers anybody",
+        "every cluster that is meant to be answered from there gets answers, and none from there",
+        "the pods behind the service in that cluster, its `global` and `shared` annotations there",
+    ),
+    spec(
         "node.cut_off",
         "one node is cut off",
         "the same dead paths to or from every other cluster, each confined to this one node",

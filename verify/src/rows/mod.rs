@@ -1,5 +1,6 @@
 //! From observations to undecided rows: one file per family of checks. `judge` decides them together.
 
+mod affinity;
 mod baseline;
 mod config;
 pub(crate) mod control;

@@ -11,7 +11,7 @@ use crate::view::View;
 
 pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
     let served = |service: &&mesh::Service| {
-        service.kind == ServiceKind::Ndvi && service.cluster == link.target
+        service.kind == ServiceKind::Ndvi && service.cluster == link.target && !service.is_global()
     };
     if view.mesh.services.iter().find(served).is_none() {
         return Vec::new();

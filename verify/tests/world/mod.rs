@@ -103,6 +103,10 @@ pub(crate) enum Fault {
     Untranslated(&'static str),
     /// Somebody else answers what this cluster asks services.
     Redirected(&'static str),
+    /// Backends of services in this cluster refuse.
+    BackendsDown(&'static str),
+    /// Nodes that meet this (on either end) know only the backends in these clusters.
+    Knows(On, &'static [&'static str]),
     /// Tiles take this many seconds.
     NdviSlow(f64),
     /// Nothing above so many bytes crosses between nodes.
@@ -183,6 +187,8 @@ pub(crate) fn mesh(clusters: &[&str], nodes: usize) -> Mesh {
         services: vec![Service {
             name: "ndvi".into(),
             cluster: clusters[0].name.clone(),
+            backends: vec![clusters[0].name.clone()],
+            affinity: mesh::Affinity::None,
             addresses: vec![IpAddr::from([172, 16, 0, 10])],
             port: 8080,
             kind: ServiceKind::Ndvi,

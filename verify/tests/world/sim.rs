@@ -556,14 +556,29 @@ impl Sim<'_> {
         self.push(source, target, ProbeKind::Udp, Plane::Pod, remote, samples);
     }
 
+    /// The first node of a cluster whose backends the asking node's translation knows, drawn like a load balancer's.
+    fn backend(&mut self, source: &NodeRef, service: &Service) -> NodeRef {
+        let told = self.world.faults.iter().find_map(|fault| match fault {
+            Fault::Knows(on, clusters) if on.meets(source, source) => Some(clusters.to_vec()),
+            _ => None,
+        });
+        let known = told.unwrap_or_else(|| service.answering(&source.cluster));
+        let drawn = if known.len() > 1 {
+            (self.random.uniform() * known.len() as f64) as usize
+        } else {
+            0
+        };
+        self.world.ends(known[drawn])[0].node.clone()
+    }
+
     fn tile_run(&mut self, source: &End, service: &Service, count: u32) {
         if self.dead(&source.node) {
             return;
         }
-        let backend = &self.world.ends(&service.cluster)[0].node;
         let mut samples = Vec::new();
         for sequence in 0..count {
             let port = self.next_port();
+            let backend = &self.backend(&source.node, service);
             let passes = self.arrives(&source.node, backend, Plane::Pod, false)
                 && !self.filtered(&source.node, backend, Plane::Pod)
                 && self.arrives(backend, &source.node, Plane::Pod, false);
@@ -582,7 +597,9 @@ impl Sim<'_> {
                     _ => None,
                 }) {
                     Outcome::Reset
-                } else if self.has(|f| matches!(f, Fault::NdviDown)) {
+                } else if self.has(|f| matches!(f, Fault::NdviDown))
+                    || self.has(|f| matches!(f, Fault::BackendsDown(c) if *c == backend.cluster))
+                {
                     Outcome::Refused
                 } else {
                     Outcome::Ok
@@ -593,6 +610,11 @@ impl Sim<'_> {
                 connect: ok.then_some(RTT_SECONDS),
                 round_trip: ok.then_some(slow.unwrap_or(0.02)),
             };
+            if ok && service.is_global() {
+                let local = SocketAddr::new(source.declared.agent_pod[0], port);
+                let remote = SocketAddr::new(service.addresses[0], service.port);
+                self.accept(backend, local, remote, self.clock, true);
+            }
             samples.push(self.sample(sequence, port, attempt, None));
         }
         self.out.runs.push(ProbeRun {

@@ -10,7 +10,8 @@ use verify::{Policy, checks, service_askers};
 use super::{TOLERATED, Wanted, node_ref};
 
 pub(super) fn targets(mesh: &Mesh, policy: &Policy, wanted: &mut Vec<Wanted>) {
-    if !policy.selects(checks::SERVICE_REACH) {
+    let selected = [checks::SERVICE_REACH, checks::SERVICE_AFFINITY];
+    if !selected.iter().any(|id| policy.selects(id)) {
         return;
     }
     let objectives = &mesh.objectives;

@@ -69,6 +69,8 @@ pub(super) fn mesh(nodes: usize) -> Mesh {
         services: vec![mesh::Service {
             name: "ndvi".to_owned(),
             cluster: "a".to_owned(),
+            backends: vec!["a".to_owned()],
+            affinity: mesh::Affinity::None,
             addresses: vec![[172, 16, 0, 1].into()],
             port: 8080,
             kind: ServiceKind::Ndvi,
