@@ -15,7 +15,7 @@ fn with_services(faults: Vec<Fault>) -> World {
         name: name.to_owned(),
         cluster: cluster.to_owned(),
         backends: vec![cluster.to_owned()],
-        affinity: mesh::Affinity::None,
+        affinity: Affinity::None,
         addresses: vec![[172, 16, last, 20].into()],
         port: 5432,
         kind,
@@ -238,7 +238,7 @@ fn only_local_backends_are_named_with_direction() {
     affinity(
         Affinity::Remote,
         only("b", &["b"]),
-        &["b→a:board Fail", "b→b:board Undecided"],
+        &["b→a:board Undecided", "b→b:board Undecided"],
         "service.local_only b→a -",
     );
     // A cluster without backends has no local ones.

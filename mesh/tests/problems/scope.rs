@@ -9,27 +9,27 @@ fn backends_and_affinity() {
     };
     backends(
         "backends: [east, north]",
-        &["25:54 services[0].backends[1]: no cluster is called `north` | they are `east`, `west`"],
+        &["25:50 services[0].backends[1]: no cluster is called `north` | the clusters are `east`, `west`"],
     );
     backends(
         "backends: [west, west]",
         &[
-            "25:47 services[0].backends: the service is said to run in `east`, which is not among its backends' clusters \
+            "25:43 services[0].backends: the service is said to run in `east`, which is not among its backends' clusters \
          | 25:27 services[0].cluster: said here",
-            "25:54 services[0].backends[1]: the cluster with backends `west` is given twice \
-         | 25:48 services[0].backends[0]: the first one is here",
+            "25:50 services[0].backends[1]: the cluster with backends `west` is given twice \
+         | 25:44 services[0].backends[0]: the first one is here",
         ],
     );
     backends(
         "affinity: near",
         &[
-            "25:44 services[0].affinity: `near` is not an affinity | as in Cilium: `none`, `local` or `remote`",
+            "25:43 services[0].affinity: `near` is not an affinity | as in Cilium: `none`, `local` or `remote`",
         ],
     );
     backends(
         "affinity: local",
         &[
-            "25:44 services[0].affinity: an affinity chooses between clusters, and all backends are in one \
+            "25:43 services[0].affinity: an affinity chooses between clusters, and all backends are in one \
          | list the clusters that run backends as `backends: […]`",
         ],
     );

@@ -270,21 +270,21 @@ fn the_backend_of_an_http_service_may_say_who_it_is() {
         (answer.outcome, by)
     };
     assert_eq!(
-        answer("Aggrik8s-Responder: east/e-1\n"),
-        (Outcome::Ok, Some("east/e-1".to_owned()))
+        answer("Aggrik8s-Responder: west/w-1\n"),
+        (Outcome::Ok, Some("west/w-1".to_owned()))
     );
     // Any node of the cluster that was asked is right, another cluster is told.
     assert_eq!(
-        answer("aggrik8s-responder: west/w-1\n"),
-        (Outcome::WrongResponder, Some("west/w-1".to_owned()))
+        answer("aggrik8s-responder: east/e-1\n"),
+        (Outcome::WrongResponder, Some("east/e-1".to_owned()))
     );
     // Who says it twice, or not as a name, says nothing.
     for headers in [
         "",
-        "aggrik8s-responder: east\n",
-        "aggrik8s-responder: east/\n",
-        "aggrik8s-responder: east/e 1\n",
-        "aggrik8s-responder: east/e-1\naggrik8s-responder: west/w-1\n",
+        "aggrik8s-responder: west\n",
+        "aggrik8s-responder: west/\n",
+        "aggrik8s-responder: west/w 1\n",
+        "aggrik8s-responder: west/w-1\naggrik8s-responder: east/e-1\n",
     ] {
         assert_eq!(answer(headers), (Outcome::Ok, None), "{headers:?}");
     }

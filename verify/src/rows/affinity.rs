@@ -117,7 +117,7 @@ fn unwanted(view: &View<'_>, service: &Service, link: &Link, answers: &[Answer<'
         // Falling back is what an affinity does when those that are meant are gone.
         check.status = Status::Undecided;
         check.cause = Some(format!(
-            "no backend in {} answered at all, so that nothing shows whether the affinity holds",
+            "no backend in {} is known to have answered, so that nothing shows whether the affinity holds",
             quoted(&meant)
         ));
         check.hint =
