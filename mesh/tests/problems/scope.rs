@@ -9,7 +9,9 @@ fn backends_and_affinity() {
     };
     backends(
         "backends: [east, north]",
-        &["25:50 services[0].backends[1]: no cluster is called `north` | the clusters are `east`, `west`"],
+        &[
+            "25:50 services[0].backends[1]: no cluster is called `north` | the clusters are `east`, `west`",
+        ],
     );
     backends(
         "backends: [west, west]",
