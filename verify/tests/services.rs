@@ -238,7 +238,7 @@ fn only_local_backends_are_named_with_direction() {
     affinity(
         Affinity::Remote,
         only("b", &["b"]),
-        &["b→a:board Undecided", "b→b:board Undecided"],
+        &["b→a:board Fail", "b→b:board Undecided"],
         "service.local_only b→a -",
     );
     // A cluster without backends has no local ones.
@@ -338,7 +338,7 @@ fn who_answered_unknown_is_never_a_pass_and_never_a_failure() {
     let from_c = |row: &&String| row.starts_with("b→");
     assert_eq!(
         astray(&verdict).iter().filter(from_c).collect::<Vec<_>>(),
-        ["b→a:board Fail", "b→b:board Undecided"]
+        ["b→a:board Undecided", "b→b:board Undecided"]
             .iter()
             .collect::<Vec<_>>()
     );
