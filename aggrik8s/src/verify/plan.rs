@@ -33,13 +33,13 @@ const MESH_RATE: f64 = 2_500.0;
 /// Most partners that a node of the larger cluster is probed with on one link; every node has as many.
 const PARTNERS: usize = 32;
 
-/// Bytes on the wire per probe, both directions, tunnel headers included.
+/// Bytes on the wire per probe, both directions, tunnel headers included, as counted on the lab's line.
 fn bytes(kind: ProbeKind) -> u64 {
     match kind {
-        // SYN, SYN-ACK, ACK, request, reply, their ACKs, RST.
-        ProbeKind::Tcp => 1_100,
-        ProbeKind::Udp => 350,
-        ProbeKind::Http => 1_800,
+        // SYN, SYN-ACK, ACK, request, reply, their ACKs, RST: frames of 384 bytes, and 50 of VXLAN a packet.
+        ProbeKind::Tcp => 1_650,
+        ProbeKind::Udp => 930,
+        ProbeKind::Http => 1_350,
         ProbeKind::NdviTile => {
             let pixels = u64::from(ndvi::PROBE_SIDE) * u64::from(ndvi::PROBE_SIDE);
             // Two bands of two bytes there, one of two back, a tenth for headers.
