@@ -493,4 +493,77 @@ mod tests {
             );
         }
     }
+
+    /// Whether an echo of the opposite run came back decides what datagrams that arrived here say of those sent there.
+    #[test]
+    fn responders_tell_nothing_of_a_way_that_some_echo_crossed() {
+        let cluster = |name: &str, net: u8| mesh::Cluster {
+            name: name.to_owned(),
+            id: net.into(),
+            node_networks: Vec::new(),
+            pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            nodes: vec![mesh::Node {
+                name: "n".to_owned(),
+                addresses: Vec::new(),
+                agent_pod: vec![[10, 0, net, 1].into()],
+                agent: None,
+                agent_node_plane: None,
+            }],
+            context: None,
+        };
+        let mesh = mesh::Mesh {
+            name: "m".to_owned(),
+            clusters: vec![cluster("a", 1), cluster("b", 2)],
+            clients: Vec::new(),
+            services: Vec::new(),
+            links: Vec::new(),
+            objectives: mesh::Objectives::default(),
+            rules: mesh::Rules::default(),
+            tls: None,
+        };
+        let silent = run(">>>>");
+        let back = |fates: &str| {
+            let mut back = run(fates);
+            std::mem::swap(&mut back.source.cluster, &mut back.target.cluster);
+            back
+        };
+        let arrived = |node: &NodeRef, peer: [u8; 4], datagrams| mesh::observation::Received {
+            node: node.clone(),
+            peer: peer.into(),
+            datagrams,
+        };
+        for (opposite, at_target, expected) in [
+            ("<<<<", 0, (Trials::of(4, 4), Trials::default())),
+            // Most of it was lost, but what came back crossed the way there, so that this run's loss has no direction.
+            ("<<<.", 0, UNKNOWN),
+            ("<<<.", 3, (Trials::of(4, 1), Trials::of(3, 3))),
+        ] {
+            let mut observations = mesh::observation::Observations {
+                runs: vec![silent.clone(), back(opposite)],
+                received: vec![arrived(&silent.source, [10, 0, 2, 1], 4)],
+                ..Default::default()
+            };
+            if at_target > 0 {
+                let target = &observations.runs[1].source;
+                let got = arrived(target, [10, 0, 1, 1], at_target);
+                observations.received.push(got);
+            }
+            let view = View::new(&mesh, &observations);
+            let legs = legs(&silent, || Responders::of(&view, &silent));
+            assert_eq!(
+                (legs.forward, legs.back),
+                expected,
+                "{opposite} {at_target}"
+            );
+        }
+    }
+
+    const UNKNOWN: (Trials, Trials) = {
+        let unknown = Trials {
+            known: crate::stats::Count { n: 0, bad: 0 },
+            unresolved: 4,
+        };
+        (unknown, unknown)
+    };
 }
