@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod container;
+pub mod doubled;
 pub mod faults;
 pub mod foreign;
 pub mod kernel_scenario;

@@ -37,6 +37,8 @@ pub struct Verdict {
     /// The whole report, schema/verify.schema.json.
     pub report: Value,
     pub seconds: f64,
+    /// Its budget, for one.
+    pub stderr: String,
 }
 
 /// Starts `aggrik8s verify --lab … -o json` in a mount and network namespace of its own.
@@ -80,6 +82,7 @@ impl Running {
             exit: output.status.code(),
             report,
             seconds,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
     }
 
