@@ -1,6 +1,7 @@
 //! Faults of the default lab by kind and place, each with its only right verdict.
 
 mod kinds;
+mod measured;
 mod objections;
 
 pub use kinds::{SIX_KINDS, every_case, six};
@@ -15,10 +16,16 @@ pub const PI: &str = "picluster";
 pub type Direction = (&'static str, &'static str);
 
 /// Faults that are made together, and the only right verdict.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Case {
     /// What kind of trouble it is, whatever its place.
     pub kind: &'static str,
+    /// Options of `lab up` that its lab needs.
+    pub lab: &'static [&'static str],
+    /// Kernels remember it after it was mended: its lab is of no use for another fault.
+    pub remembered: bool,
+    /// Lines below `objectives:` in mesh.yaml, which is all of the lab that verify reads.
+    pub objectives: &'static [&'static str],
     /// As `lab fault` is told them.
     pub faults: Vec<Vec<String>>,
     pub exit: i32,

@@ -78,13 +78,42 @@ impl Lab {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Makes every fault of a case.
+    /// Makes every fault of a case, and declares its objectives.
     pub fn break_by(&self, case: &Case) -> Result<()> {
+        self.declare(case.objectives)?;
         for fault in &case.faults {
             let args: Vec<&str> = fault.iter().map(String::as_str).collect();
             self.ok("fault", &args)?;
         }
         Ok(())
+    }
+
+    /// Undoes [`Lab::break_by`].
+    pub fn mend(&self, case: &Case) -> Result<()> {
+        self.ok("fault", &["clear", "--all"])?;
+        if !case.objectives.is_empty() {
+            let path = self.run_dir().join("mesh.yaml");
+            std::fs::rename(path.with_extension("undeclared"), path)?;
+        }
+        Ok(())
+    }
+
+    /// Lines below `objectives:` of the lab's mesh.yaml.
+    pub fn declare(&self, lines: &[&str]) -> Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let path = self.run_dir().join("mesh.yaml");
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(path.with_extension("undeclared"), &text)?;
+        let known = "\nobjectives:\n";
+        let own: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+        let text = if text.contains(known) {
+            text.replacen(known, &format!("{known}{own}"), 1)
+        } else {
+            format!("{text}{known}{own}")
+        };
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
     }
 
     /// Starts `lab up` and kills it with SIGKILL as soon as `path` exists. False if it had ended by then.

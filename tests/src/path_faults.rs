@@ -1,6 +1,6 @@
 //! Faults of the paths that only measurements find: floors drawn at random for every direction, and a port of half the speed.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use crate::faults::Objections;
@@ -187,20 +187,6 @@ pub fn floors(lab: &Lab, seed: u64) -> Result<(Verdict, Objections)> {
         found.wrong.push(format!("exit {:?}, not 1", verdict.exit));
     }
     Ok((verdict, found))
-}
-
-/// Declares the least goodput in the lab's mesh.yaml, which is all of the lab that verify reads.
-pub fn declare_throughput(lab: &Lab, rate: &str) -> Result<()> {
-    let path = lab.run_dir().join("mesh.yaml");
-    let text = std::fs::read_to_string(&path)?;
-    let known = "\nobjectives:\n";
-    let own = format!("{known}  throughput: {rate}\n");
-    let text = if text.contains(known) {
-        text.replacen(known, &own, 1)
-    } else {
-        text + &own
-    };
-    std::fs::write(&path, text).with_context(|| path.display().to_string())
 }
 
 /// Both directions of one node's port.

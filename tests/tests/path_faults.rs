@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use tests::lab_rig::{Lab, missing};
 use tests::netns::skip;
-use tests::path_faults::{declare_throughput, floors, slow_port, slow_port_objections};
+use tests::path_faults::{floors, slow_port, slow_port_objections};
 use tests::verify_rig::verify;
 
 /// Both in one test: two labs at a time would starve each other.
@@ -24,7 +24,7 @@ fn floors_are_found_to_the_byte_and_a_slow_port_is_named() -> Result<()> {
         );
     }
     let lab = Lab::up(&[])?;
-    declare_throughput(&lab, OBJECTIVE)?;
+    lab.declare(&[OBJECTIVE])?;
     let only = ["--only", "throughput.*"];
     let healthy = verify(&lab, &only)?;
     ensure!(healthy.exit == Some(0), "{}", healthy.told());
@@ -41,5 +41,5 @@ fn floors_are_found_to_the_byte_and_a_slow_port_is_named() -> Result<()> {
 }
 
 /// Far below what the lab carries on a busy machine, and a port that has half of it.
-const OBJECTIVE: &str = "20Mbit";
+const OBJECTIVE: &str = "throughput: 20Mbit";
 const HALF: &str = "10mbit";

@@ -1,14 +1,21 @@
 //! The kinds of trouble, each at any place of the default lab, alone and in pairs.
 
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::measured::{fragments, jitter, silent_floor, slow_path, slow_port, told_floor};
 use super::{Case, Direction, EAST, Named, PI, UNKNOWN, WEST};
 
 /// One path direction of the default lab, with a node at either end.
 #[derive(Clone, Copy, Debug)]
-struct Place {
-    source: &'static str,
-    target: &'static str,
-    from: &'static str,
+pub(super) struct Place {
+    pub(super) source: &'static str,
+    pub(super) target: &'static str,
+    pub(super) from: &'static str,
     to: &'static str,
+    /// Bytes, for what is too big: such that pods get more through a tunnel that is cut than nodes do.
+    pub(super) floor: u16,
 }
 
 const fn place(
@@ -22,6 +29,7 @@ const fn place(
         target,
         from,
         to,
+        floor: 1_400,
     }
 }
 
@@ -38,7 +46,7 @@ const PLACES: [Place; 6] = [
 type Build = fn(Place) -> Case;
 
 /// Kinds with one place only ignore the one that they are given.
-const KINDS: [(&str, Build); 27] = [
+const KINDS: [(&str, Build); 33] = [
     ("blackhole", blackhole),
     ("blackhole of a node pair", pair_blackhole),
     ("5 % loss", loss),
@@ -58,6 +66,12 @@ const KINDS: [(&str, Build); 27] = [
     ("agent killed", agent_killed),
     ("agent starved", starved),
     ("backend down", backend_down),
+    ("silent floor", silent_floor),
+    ("floor with \"too big\"", told_floor),
+    ("underlay fragments", fragments),
+    ("half-speed path", slow_path),
+    ("half-speed port", slow_port),
+    ("jitter", jitter),
     ("payloads corrupted", corrupt),
     ("open connections reset", reset),
     ("first packets wait", setup),
@@ -78,13 +92,22 @@ pub const SIX_KINDS: [&str; 6] = [
     "agent killed",
 ];
 
-/// Every kind at `places` places each; what has only one place, once.
-pub fn every_case(places: usize) -> Vec<Case> {
-    let mut cases = Vec::new();
+/// Every kind at `places` places each; what has only one place, once. With a seed places and floors are drawn, else each
+/// kind begins at another place, so that all kinds together meet every link evenly.
+pub fn every_case(places: usize, seed: Option<u64>) -> Vec<Case> {
+    let mut random = seed.map(ChaCha8Rng::seed_from_u64);
+    let mut cases: Vec<Case> = Vec::new();
     for (at, (kind, build)) in KINDS.iter().enumerate() {
-        for turn in 0..places.min(PLACES.len()) {
-            // Each kind begins at another place, so that all kinds together meet every link evenly.
-            let mut case = build(PLACES[(at + turn) % PLACES.len()]);
+        let mut order = PLACES;
+        order.rotate_left(at % PLACES.len());
+        if let Some(random) = &mut random {
+            order.shuffle(random);
+            for place in &mut order {
+                place.floor = random.random_range(1_281..=1_440);
+            }
+        }
+        for place in order.into_iter().take(places) {
+            let mut case = build(place);
             case.kind = kind;
             let seen = |other: &Case| other.kind == case.kind && other.faults == case.faults;
             if !cases.iter().any(seen) {
@@ -97,7 +120,7 @@ pub fn every_case(places: usize) -> Vec<Case> {
 
 /// One case of each of the six kinds that every verify has to tell apart.
 pub fn six() -> Vec<Case> {
-    let all = every_case(1);
+    let all = every_case(1, None);
     SIX_KINDS
         .iter()
         .filter_map(|kind| all.iter().find(|case| case.kind == *kind).cloned())
@@ -105,12 +128,12 @@ pub fn six() -> Vec<Case> {
 }
 
 impl Place {
-    fn path(&self) -> Direction {
+    pub(super) fn path(&self) -> Direction {
         (self.source, self.target)
     }
 
     /// TCP needs both directions: either initiator suffers.
-    fn both(&self) -> Vec<Direction> {
+    pub(super) fn both(&self) -> Vec<Direction> {
         vec![(self.source, self.target), (self.target, self.source)]
     }
 
@@ -136,11 +159,11 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn rule(rule: &str, source: &str, target: &str) -> Vec<String> {
+pub(super) fn rule(rule: &str, source: &str, target: &str) -> Vec<String> {
     words(&["path", rule, "--source", source, "--target", target])
 }
 
-fn named(id: &'static str, place: Place, node: &str) -> Named {
+pub(super) fn named(id: &'static str, place: Place, node: &str) -> Named {
     Named {
         id,
         source: place.source,
@@ -151,15 +174,13 @@ fn named(id: &'static str, place: Place, node: &str) -> Named {
 }
 
 /// A fault of one path direction that hurts both initiators.
-fn on_path(place: Place, fault: Vec<String>, cause: Named) -> Case {
+pub(super) fn on_path(place: Place, fault: Vec<String>, cause: Named) -> Case {
     Case {
-        kind: "",
         faults: vec![fault],
         exit: 1,
         causes: vec![cause],
         links: place.both(),
-        paths: Vec::new(),
-        undecided: Vec::new(),
+        ..Case::default()
     }
 }
 
@@ -253,7 +274,7 @@ fn policy(p: Place) -> Case {
     }
 }
 
-fn of_node(p: Place, id: &'static str) -> Named {
+pub(super) fn of_node(p: Place, id: &'static str) -> Named {
     Named {
         target: "-",
         ..named(id, p, p.from)
@@ -261,16 +282,15 @@ fn of_node(p: Place, id: &'static str) -> Named {
 }
 
 /// What meets a node's packets in both directions, wherever they go.
-fn at_node(p: Place, effect: &str, id: &'static str) -> Case {
+pub(super) fn at_node(p: Place, effect: &str, id: &'static str) -> Case {
     let node = p.source_node();
     Case {
-        kind: "",
         faults: vec![rule(effect, &node, "*"), rule(effect, "*", &node)],
         exit: 1,
         causes: vec![of_node(p, id)],
         links: p.around(),
         paths: p.around(),
-        undecided: Vec::new(),
+        ..Case::default()
     }
 }
 
@@ -291,32 +311,27 @@ fn slow_node(p: Place) -> Case {
 
 fn agent_killed(p: Place) -> Case {
     Case {
-        kind: "",
         faults: vec![words(&["agent-killed", p.from])],
         exit: 3,
         causes: vec![of_node(p, "agent.unreachable")],
-        links: Vec::new(),
-        paths: Vec::new(),
         undecided: p.around(),
+        ..Case::default()
     }
 }
 
 fn starved(_: Place) -> Case {
     let p = PLACES[2];
     Case {
-        kind: "",
         faults: vec![words(&["starve", p.from, "--percent", "20"])],
         exit: 3,
         causes: vec![of_node(p, "agent.starved")],
-        links: Vec::new(),
-        paths: Vec::new(),
         undecided: vec![(p.source, EAST), (p.source, WEST)],
+        ..Case::default()
     }
 }
 
 fn backend_down(_: Place) -> Case {
     Case {
-        kind: "",
         faults: vec![words(&["backend-down"])],
         exit: 1,
         causes: vec![Named {
@@ -327,8 +342,7 @@ fn backend_down(_: Place) -> Case {
             either: false,
         }],
         links: vec![(WEST, EAST), (PI, EAST)],
-        paths: Vec::new(),
-        undecided: Vec::new(),
+        ..Case::default()
     }
 }
 
@@ -377,7 +391,7 @@ mod tests {
 
     #[test]
     fn kinds_are_many_and_meet_every_link() {
-        let cases = every_case(2);
+        let cases = every_case(2, None);
         let mut kinds: Vec<_> = cases.iter().map(|case| case.kind).collect();
         kinds.dedup();
         assert!(kinds.len() >= 16 + 4 + 3, "{kinds:?}");

@@ -44,6 +44,12 @@ struct Args {
     /// Places at which each kind of fault is made
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=6))]
     places: u32,
+    /// Draws the places of faults, instead of going through them in order
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only faults of this kind, by its full name; may be repeated
+    #[arg(long)]
+    kind: Vec<String>,
     /// Labs that run verify side by side
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     labs: u32,
@@ -66,6 +72,8 @@ enum Part {
     FirstEvent,
     /// Verdicts and times of verify on a healthy lab
     Healthy,
+    /// The same with three times as many nodes, against the default lab
+    SixNodes,
     /// The same under every kind of fault, one after another
     Faults,
 }
@@ -81,13 +89,14 @@ fn main() -> Result<ExitCode> {
     let begun = Instant::now();
     let mut report = Report::new();
     type Measure = fn(&Args, &mut Report) -> Result<()>;
-    let parts: [(Part, Measure); 7] = [
+    let parts: [(Part, Measure); 8] = [
         (Part::FirstEvent, first_event::measure),
         (Part::Cost, cost::measure),
         (Part::Ratio, ratio::measure),
         (Part::Steady, steady::measure),
         (Part::Held, held::measure),
         (Part::Healthy, verdicts::healthy),
+        (Part::SixNodes, verdicts::six_nodes),
         (Part::Faults, verdicts::faults),
     ];
     for (part, measure) in parts {

@@ -19,11 +19,7 @@ const MOST_SECONDS: f64 = 20.0;
 const NAMED_SHARE: f64 = 0.95;
 
 pub(crate) fn healthy(args: &Args, report: &mut Report) -> Result<()> {
-    let runs = side_by_side(args.labs, &vec![(); args.runs as usize], |lab, ()| {
-        let verdict = verify(lab, &[])?;
-        let found = faults::healthy(&verdict);
-        Ok((verdict, found))
-    })?;
+    let runs = healthy_runs(args.labs, args.runs, &[])?;
     let all = runs.len() as f64;
     let of = |result: &str| {
         let is = |(verdict, _): &&(Verdict, Objections)| verdict.result() == result;
@@ -59,11 +55,17 @@ pub(crate) fn healthy(args: &Args, report: &mut Report) -> Result<()> {
 }
 
 pub(crate) fn faults(args: &Args, report: &mut Report) -> Result<()> {
-    let cases = every_case(args.places as usize);
-    let runs = side_by_side(args.labs, &cases, |lab, case: &Case| {
+    let mut cases = every_case(args.places as usize, args.seed);
+    if !args.kind.is_empty() {
+        cases.retain(|case| args.kind.iter().any(|kind| kind == case.kind));
+    }
+    // What needs the same lab comes together, what leaves none that is of use last.
+    cases.sort_by_key(|case| (case.lab, case.remembered));
+    let lab_of = |case: &Case| (case.lab, case.remembered);
+    let runs = side_by_side(args.labs, &cases, lab_of, |lab, case: &Case| {
         lab.break_by(case)?;
         let verdict = verify(lab, &[])?;
-        lab.ok("fault", &["clear", "--all"])?;
+        lab.mend(case)?;
         let found = case.objections(&verdict);
         Ok((verdict, found))
     })?;
@@ -171,16 +173,69 @@ fn confusion(cases: &[Case], runs: &[(Verdict, Objections)]) -> Result<String> {
     Ok(out)
 }
 
-/// Does `work` for every item, each of `labs` labs taking the next; answers in the order of the items.
+fn healthy_runs(
+    labs: u32,
+    runs: u32,
+    options: &'static [&'static str],
+) -> Result<Vec<(Verdict, Objections)>> {
+    let items = vec![(); runs as usize];
+    side_by_side(
+        labs,
+        &items,
+        |()| (options, false),
+        |lab, ()| {
+            let verdict = verify(lab, &[])?;
+            let found = faults::healthy(&verdict);
+            Ok((verdict, found))
+        },
+    )
+}
+
+/// Three times as many nodes in as many clusters.
+pub(crate) fn six_nodes(args: &Args, report: &mut Report) -> Result<()> {
+    let runs = args.runs.min(3);
+    let seconds = |runs: &[(Verdict, Objections)]| -> Vec<f64> {
+        runs.iter().map(|(verdict, _)| verdict.seconds).collect()
+    };
+    let two = healthy_runs(1, runs, &[])?;
+    let six = healthy_runs(1, runs, &["--nodes", "18"])?;
+    let (short, long) = (median(&seconds(&two)), median(&seconds(&six)));
+    report.judge(
+        "verify with six nodes a cluster / with two",
+        long / short,
+        "",
+        Goal::AtMost(2.0),
+        format!("medians of {runs}: {long:.1} s / {short:.1} s"),
+    );
+    let ready = six
+        .iter()
+        .filter(|(verdict, _)| verdict.result() == "READY");
+    report.judge(
+        "healthy runs with six nodes a cluster that are READY",
+        ready.count() as f64,
+        "runs",
+        Goal::AtLeast(f64::from(runs)),
+        format!("of {runs}"),
+    );
+    let all: Vec<_> = six
+        .iter()
+        .map(|(verdict, found)| raw(verdict, found))
+        .collect();
+    report.raw("six_nodes", all)
+}
+
+/// Does `work` for every item, each of `labs` labs taking the next, built anew where its options are other ones or the last
+/// item left none that is of use; answers in the order of the items.
 fn side_by_side<T: Sync, R: Send>(
     labs: u32,
     items: &[T],
+    lab_of: impl Fn(&T) -> (&'static [&'static str], bool) + Sync,
     work: impl Fn(&Lab, &T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
     let next = Mutex::new(items.iter().enumerate());
     let done = Mutex::new(BTreeMap::new());
     let worker = || -> Result<()> {
-        let lab = Lab::up(&[])?;
+        let mut up: Option<(&[&str], Lab)> = None;
         loop {
             let item = next
                 .lock()
@@ -189,7 +244,16 @@ fn side_by_side<T: Sync, R: Send>(
             let Some((index, item)) = item else {
                 return Ok(());
             };
-            let answer = work(&lab, item)?;
+            let (wanted, spoilt) = lab_of(item);
+            if up.as_ref().is_none_or(|(options, _)| *options != wanted) {
+                drop(up.take());
+                up = Some((wanted, Lab::up(wanted)?));
+            }
+            let Some((_, lab)) = &up else { continue };
+            let answer = work(lab, item)?;
+            if spoilt {
+                up = None;
+            }
             done.lock()
                 .map_err(|_| anyhow!("another lab failed"))?
                 .insert(index, answer);
