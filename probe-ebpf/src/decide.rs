@@ -5,15 +5,16 @@ use probe_common::{Counter, Outcome};
 use crate::tcp;
 
 /// Why SYN_SENT became CLOSE. `segs_in`: segments received; `released`: the application had closed
-/// the socket; `rto_expired`: the last timeout callback said that the kernel gives up.
+/// the socket; `rto_expired`: the last timeout callback said that the kernel gives up. It says so before the
+/// application can read the error and close, and the state changes after that.
 #[inline(always)]
 pub const fn failure(segs_in: u32, released: bool, rto_expired: bool) -> Outcome {
     if segs_in > 0 {
         Outcome::Refused
-    } else if released {
-        Outcome::AbortedByApplication
     } else if rto_expired {
         Outcome::Timeout
+    } else if released {
+        Outcome::AbortedByApplication
     } else {
         Outcome::IcmpError
     }
@@ -184,6 +185,8 @@ mod tests {
         assert_eq!(failure(1, true, true), Outcome::Refused);
         assert_eq!(failure(0, true, false), Outcome::AbortedByApplication);
         assert_eq!(failure(0, false, true), Outcome::Timeout);
+        // It read the error and closed before the state changed.
+        assert_eq!(failure(0, true, true), Outcome::Timeout);
         assert_eq!(failure(0, false, false), Outcome::IcmpError);
         assert_eq!(failure_counter(Outcome::Local), Counter::FailedLocal);
         assert_eq!(failure_counter(Outcome::Unknown), Counter::FailedUnknown);

@@ -92,7 +92,8 @@ fn unanswered(sk: *mut bpf_sock, socket: &mut Socket, lost: bool) {
     let outcome = if lost {
         Outcome::Unknown
     } else {
-        Outcome::AbortedByApplication
+        // What was received cannot be read here.
+        decide::failure(0, true, socket.rto_expired != 0)
     };
     if let Some(slot) = shard(socket.slot) {
         add_failure(slot, outcome);
