@@ -1,7 +1,7 @@
 //! How punctual the line is, by the kernel's own packet stamps at the client's veth and by `ping`: its floor without
 //! any fault, and its delays. What was measured while the line was starved is void, and counted.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,11 +29,8 @@ fn measure(rig: &mut LineRig, ipv6: bool, connections: usize, floor_us: f64) -> 
         .server
         .run(|| TcpListener::bind(rig.server_at(ipv6, 0)))??;
     let address = listener.local_addr()?;
-    let accepting = std::thread::spawn(move || {
-        for _ in 0..connections {
-            drop(listener.accept());
-        }
-    });
+    let end = listener.try_clone()?;
+    let accepting = std::thread::spawn(move || while listener.accept().is_ok() {});
     let referee = Referee::start(&rig.client, "eth0")?;
     rig.client.run(|| -> Result<()> {
         for _ in 0..connections {
@@ -46,6 +43,8 @@ fn measure(rig: &mut LineRig, ipv6: bool, connections: usize, floor_us: f64) -> 
     let capture = referee.stop()?;
     capture.ensure_complete()?;
     let starved = rig.stats()?.starved;
+    // A connection whose RST came before it was complete is never accepted: their number says nothing.
+    socket2::SockRef::from(&end).shutdown(Shutdown::Both)?;
     let _ = accepting.join();
     let mut round = Round {
         excess: Vec::new(),
