@@ -390,6 +390,10 @@ impl Maps {
             outlier_connect_ns,
             ..self.config()?
         };
+        self.set_config(config)
+    }
+
+    fn set_config(&mut self, config: Config) -> Result<(), MapsError> {
         self.config
             .set(0, config, 0)
             .map_err(|source| MapsError::Write {
@@ -409,12 +413,7 @@ impl Maps {
             egress_rests: u16::from(rests),
             ..self.config()?
         };
-        self.config
-            .set(0, config, 0)
-            .map_err(|source| MapsError::Write {
-                map: map_names::CONFIG,
-                source,
-            })
+        self.set_config(config)
     }
 
     /// Connections older than the probe that are open.

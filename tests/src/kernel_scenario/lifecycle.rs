@@ -42,18 +42,7 @@ pub(super) fn old_sockets(place: &Place) -> Result<()> {
     drop(client);
     wire::at_end(&server)?;
     drop(server);
-    let ended = |count| {
-        eventually(|| {
-            let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
-            let (adopted, closed) = (sum.counter(Counter::Adopted), sum.counter(Counter::Closed));
-            ensure!(
-                (adopted, closed) == (count, count),
-                "{adopted} adopted, {closed} closed, expected {count}"
-            );
-            Ok(())
-        })
-    };
-    ended(2)?;
+    stage.old_ones_ended(2)?;
     let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
     let received = sum.counter(Counter::BytesReceived);
     // The segment that reveals a socket may itself be the first data: what it carried before is not ours.
@@ -65,7 +54,7 @@ pub(super) fn old_sockets(place: &Place) -> Result<()> {
     seen(2)?;
     drop(silent);
     eventually(|| seen(4))?;
-    ended(4)?;
+    stage.old_ones_ended(4)?;
     for direction in [Direction::Initiator, Direction::Acceptor] {
         stage.expect(direction, Origin::Traffic, &[])?;
     }

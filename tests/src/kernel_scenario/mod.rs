@@ -286,6 +286,19 @@ impl Stage {
         })
     }
 
+    /// Waits until so many connections older than the probe were found, and all of them have ended.
+    fn old_ones_ended(&self, count: u64) -> Result<()> {
+        eventually(|| {
+            let sum = self.sum(Direction::Unknown, Origin::Traffic)?;
+            let (adopted, closed) = (sum.counter(Counter::Adopted), sum.counter(Counter::Closed));
+            ensure!(
+                (adopted, closed) == (count, count),
+                "{adopted} adopted, {closed} closed, expected {count}"
+            );
+            Ok(())
+        })
+    }
+
     fn nothing_lost(&self) -> Result<()> {
         let losses = self.probe.losses()?;
         ensure!(losses.is_empty(), "lost: {losses:?}");

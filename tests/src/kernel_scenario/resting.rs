@@ -128,18 +128,7 @@ pub(super) fn old_sockets(place: &Place) -> Result<()> {
         (BytesUnknown, 2),
         (OldSocketsMissed, 0),
     ])?;
-    let ended = |count| {
-        eventually(|| {
-            let sum = stage.sum(Direction::Unknown, Origin::Traffic)?;
-            let (adopted, closed) = (sum.counter(Counter::Adopted), sum.counter(Counter::Closed));
-            ensure!(
-                (adopted, closed) == (count, count),
-                "{adopted} adopted, {closed} closed, expected {count}"
-            );
-            Ok(())
-        })
-    };
-    ended(2)?;
+    stage.old_ones_ended(2)?;
 
     let (first, second) = silent;
     drop(first);

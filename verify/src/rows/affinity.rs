@@ -6,7 +6,7 @@ use mesh::observation::{NodeRef, Outcome, Plane};
 use mesh::{Link, Service};
 
 use super::service::probe_kind;
-use super::{Counted, Draft, percent, silent};
+use super::{Counted, Draft, percent};
 use crate::checks::SERVICE_AFFINITY;
 use crate::tally::{Tally, localise};
 use crate::verdict::Status;
@@ -179,13 +179,7 @@ fn draft(
         ));
     }
     if let Some(test) = &mut draft.test {
-        test.each_node = false;
-        test.targets.clear();
-        let home = Link {
-            source: link.source.clone(),
-            target: link.source.clone(),
-        };
-        test.missing = silent(view, &home, Plane::Pod);
+        test.of_clients_alone(view, link);
         if answers.is_empty() {
             test.missing
                 .push(format!("`{}` answered nothing", service.name));

@@ -48,6 +48,20 @@ pub(crate) struct Test {
     pub(crate) spent: Spent,
 }
 
+impl Test {
+    /// A service's backends answer for themselves, and any may serve: only the clients' side has names of its own and
+    /// evidence to give.
+    fn of_clients_alone(&mut self, view: &View<'_>, link: &Link) {
+        self.each_node = false;
+        self.targets.clear();
+        let home = Link {
+            source: link.source.clone(),
+            target: link.source.clone(),
+        };
+        self.missing = silent(view, &home, Plane::Pod);
+    }
+}
+
 /// Chances of error that were spent before the trials were counted, on what tells the bad ones from the good.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Spent {

@@ -88,14 +88,7 @@ fn row(view: &View<'_>, service: &Service, link: &Link) -> Draft {
         service.name
     );
     if let Some(test) = &mut draft.test {
-        test.each_node = false;
-        // Any node may serve, so only the clients' side has names of its own; the backend answers for itself.
-        test.targets.clear();
-        let home = Link {
-            source: link.source.clone(),
-            target: link.source.clone(),
-        };
-        test.missing = super::silent(view, &home, Plane::Pod);
+        test.of_clients_alone(view, link);
     }
     draft
 }
