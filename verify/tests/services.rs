@@ -343,3 +343,21 @@ fn who_answered_unknown_is_never_a_pass_and_never_a_failure() {
             .collect::<Vec<_>>()
     );
 }
+
+#[test]
+fn a_single_stray_answer_breaks_an_affinity() {
+    let world = with_global(Affinity::Local, Vec::new());
+    let mut seen = world.observe();
+    let judge =
+        |seen: &_| verify::judge(&world.mesh, seen, &verify::Policy::default()).expect("a scope");
+    assert!(astray(&judge(&seen)).is_empty());
+    let of_b = seen
+        .runs
+        .iter_mut()
+        .find(|run| run.source.cluster == "b" && run.target.service.as_deref() == Some("board"));
+    of_b.expect("a run").samples[0].responder = Some(mesh::observation::NodeRef {
+        cluster: "a".to_owned(),
+        node: "a1".to_owned(),
+    });
+    assert_eq!(astray(&judge(&seen)), ["b→a:board Fail"]);
+}
