@@ -18,11 +18,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("probe-api", &["mesh"]),
     ("probe-user", &["mesh", "ndvi", "probe-api", "probe-common"]),
     ("lab", &["mesh", "ndvi"]),
-    ("aggrik8s", &["lab", "mesh", "ndvi", "probe-api", "verify"]),
+    ("clusters", &["mesh", "verify"]),
+    (
+        "aggrik8s",
+        &["clusters", "lab", "mesh", "ndvi", "probe-api", "verify"],
+    ),
     (
         "tests",
         &[
             "aggrik8s",
+            "clusters",
             "lab",
             "mesh",
             "ndvi",
