@@ -7,6 +7,7 @@ pub mod doubled;
 pub mod faults;
 pub mod foreign;
 pub mod kernel_scenario;
+pub mod kube;
 pub mod lab_rig;
 pub mod leftovers;
 pub mod line_agents;

@@ -423,3 +423,19 @@ pub fn path_mtu(socket: &std::net::UdpSocket) -> io::Result<i32> {
         Ok(mtu)
     }
 }
+
+/// Has the process that `command` starts killed when the thread that starts it ends.
+pub fn die_with_starter(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            check(libc::prctl(
+                libc::PR_SET_PDEATHSIG,
+                libc::SIGKILL as libc::c_ulong,
+            ))
+            .map(drop)
+        });
+    }
+}

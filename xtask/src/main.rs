@@ -9,8 +9,10 @@
 mod bench;
 mod dist;
 mod ebpf;
+mod go;
 mod lab;
 mod need;
+mod peers;
 mod run;
 mod simulate;
 mod stage;
@@ -41,6 +43,8 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Compile the programs that tests run against (Kubernetes, etcd, Helm) into `target/peers`
+    Peers,
     /// Measure what the probe costs, with and without it in one run
     Bench(bench::Args),
     /// Judge simulated links and draw how often the verdict is wrong into `docs/simulation.svg`
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Dist => dist::run(),
         Verb::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
+        Verb::Peers => peers::run().map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args),
         Verb::Simulate(args) => simulate::run(&args),
     };

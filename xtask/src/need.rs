@@ -32,6 +32,9 @@ pub(crate) const TEST: &[Need] = &[
     need("setpriv", "util-linux"),
 ];
 
+/// What compiles the peers of the tests; any version of Go can fetch the one that it takes.
+pub(crate) const PEERS: &[Need] = &[need("go", "golang-go")];
+
 /// What static binaries for both architectures take.
 pub(crate) const DIST: &[Need] = &[
     need("musl-gcc", "musl-tools"),

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::need::{self, MUSL};
-use crate::run;
 use crate::stage::{Outcome, Stages};
+use crate::{peers, run};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -26,8 +26,12 @@ const COMMON: [&str; 5] = ["fmt", "clippy", "doc", "unit", "deny"];
 /// Tests of what the end-to-end tests share.
 const SUPPORT: &str = "support";
 
+/// Compiles what the end-to-end tests in `WITH_PEERS` run against.
+const PEERS: &str = "peers";
+const WITH_PEERS: [&str; 1] = ["kube"];
+
 /// End-to-end tests that need no root; every other file of `tests/tests` gets it.
-const WITHOUT_ROOT: [&str; 3] = ["architecture", "vm_clock", "vm_matrix"];
+const WITHOUT_ROOT: [&str; 4] = ["architecture", "kube", "vm_clock", "vm_matrix"];
 
 /// After so many seconds a test binary counts as hung.
 const TEST_LIMIT_S: &str = "900";
@@ -38,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let files = files()?;
     let names: Vec<&str> = COMMON
         .into_iter()
-        .chain([SUPPORT])
+        .chain([PEERS, SUPPORT])
         .chain(files.iter().map(String::as_str))
         .collect();
     for stage in &args.stages {
@@ -54,7 +58,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut binaries = Vec::new();
     let built = stages.run("build", || build(&mut binaries));
     for name in names {
-        if !args.stages.is_empty() && !args.stages.iter().any(|wanted| wanted == name) {
+        let wanted = |wanted: &String| {
+            wanted == name || name == PEERS && WITH_PEERS.contains(&wanted.as_str())
+        };
+        if !args.stages.is_empty() && !args.stages.iter().any(wanted) {
             continue;
         }
         stages.run(name, || match name {
@@ -70,6 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 "test --workspace --exclude tests --locked --no-fail-fast",
             )),
             "deny" => deny(args.all),
+            PEERS => peers::run().map(|()| Outcome::Passed),
             _ if !built => Ok(Outcome::Failed("not built".to_owned())),
             name => end_to_end(name, &binaries, args.all),
         });
