@@ -67,6 +67,8 @@ enum Command {
     Verify(crate::verify::VerifyArgs),
     /// Check a mesh.yaml: what it describes, or everything that is wrong with it
     Validate(crate::validate::ValidateArgs),
+    /// Put the agents into the clusters of a mesh
+    Install(crate::install::InstallArgs),
     /// A small mesh on this machine, with real packets and faults
     Lab(crate::lab::LabArgs),
     /// What a check claims, who witnesses it, and what to do when it fails
@@ -102,6 +104,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Verify(args) => crate::verify::run(&args, &cli.global),
         Command::Validate(args) => crate::validate::run(&args, cli.global.quiet),
+        Command::Install(args) => crate::install::run(&args),
         Command::Lab(args) => crate::lab::run(args),
         Command::Explain(args) => crate::explain::run(&args, &cli.global),
         Command::Completions { shell } => {

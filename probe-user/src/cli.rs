@@ -10,6 +10,7 @@ use crate::background::Interval;
 use crate::kernel::egress::Quiet;
 use crate::listen::Address;
 use crate::load::{LoadArgs, UnloadArgs};
+use crate::seccomp::ProfileArgs;
 
 /// The agent of aggrik8s.
 #[derive(Debug, Parser)]
@@ -36,6 +37,8 @@ pub enum Command {
     Load(LoadArgs),
     /// Detach and unpin them; the counts end.
     Unload(UnloadArgs),
+    /// Write the agent's seccomp profile into a folder of the kubelet.
+    SeccompProfile(ProfileArgs),
 }
 
 /// The namespace from which the agent probes.

@@ -19,6 +19,7 @@ mod process;
 pub mod reload;
 pub mod responder;
 pub mod run;
+pub mod seccomp;
 pub mod supervise;
 pub mod sys;
 pub mod web;

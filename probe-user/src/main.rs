@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Run(args) => probe_user::run::run(args),
         Command::Load(args) => Ok(probe_user::load::main(args)),
         Command::Unload(args) => Ok(probe_user::load::unload_main(args)),
+        Command::SeccompProfile(args) => probe_user::seccomp::main(args),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "aggrik8s-probe: {error:#}");
