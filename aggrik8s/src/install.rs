@@ -77,9 +77,7 @@ impl InstallError {
         match self {
             Self::Mesh(_) | Self::Read { .. } | Self::Write { .. } => None,
             Self::NoSuchCluster(_, known) => Some(format!("it declares `{}`", known.join("`, `"))),
-            Self::Namespace(_) => {
-                Some("lower-case letters, digits and `-`, at most 63".to_owned())
-            }
+            Self::Namespace(_) => Some("lower-case letters, digits and `-`, at most 63".to_owned()),
             Self::Values(_) => {
                 Some("every value is explained in charts/aggrik8s/values.yaml".to_owned())
             }
@@ -126,7 +124,10 @@ pub(crate) fn render(
     }
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let name = what.namespace.as_str();
-    if name.is_empty() || name.len() > 63 || !name.chars().all(good) || name.trim_matches('-') != name
+    if name.is_empty()
+        || name.len() > 63
+        || !name.chars().all(good)
+        || name.trim_matches('-') != name
     {
         return Err(InstallError::Namespace(name.to_owned()));
     }

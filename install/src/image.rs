@@ -76,7 +76,11 @@ mod tests {
                 tag,
                 digest,
             } = text.parse()?;
-            Ok::<_, BadImage>((repository, tag.unwrap_or_default(), digest.unwrap_or_default()))
+            Ok::<_, BadImage>((
+                repository,
+                tag.unwrap_or_default(),
+                digest.unwrap_or_default(),
+            ))
         };
         let own = |a: &str, b: &str, c: &str| Ok((a.to_owned(), b.to_owned(), c.to_owned()));
         assert_eq!(parts("aggrik8s"), own("aggrik8s", "", ""));
@@ -87,7 +91,17 @@ mod tests {
             own("r.lan/a", "v1", &digest)
         );
         assert_eq!(parts(&format!("a@{digest}")), own("a", "", &digest));
-        for bad in ["", ":v1", "a:", "a@", "a@sha256:12", "-a", "a b", "a/", "a@sha512:00"] {
+        for bad in [
+            "",
+            ":v1",
+            "a:",
+            "a@",
+            "a@sha256:12",
+            "-a",
+            "a b",
+            "a/",
+            "a@sha512:00",
+        ] {
             assert_eq!(parts(bad), Err(BadImage(bad.to_owned())), "{bad}");
         }
     }

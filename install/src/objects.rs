@@ -27,7 +27,8 @@ impl RenderError {
             }
             Self::Missing(what) => format!("set `{what}` in a file of values"),
             Self::NodePlaneWithoutTls => {
-                "on a node's own network loopback is everybody's, so the API needs TLS there".to_owned()
+                "on a node's own network loopback is everybody's, so the API needs TLS there"
+                    .to_owned()
             }
             Self::NoSuchCluster { known, .. } => format!("it declares `{}`", known.join("`, `")),
         }
@@ -92,7 +93,11 @@ pub fn objects(values: &Values, namespace: &str) -> Result<Vec<Value>, RenderErr
     all.extend(values.namespace.create.then(|| namespace_object(namespace)));
     all.push(service_account(values, namespace));
     all.push(config_map(values, namespace));
-    all.extend(planes.iter().map(|plane| service(values, namespace, *plane)));
+    all.extend(
+        planes
+            .iter()
+            .map(|plane| service(values, namespace, *plane)),
+    );
     if values.network_policy.enabled {
         all.push(network_policy(values, namespace));
     }
@@ -120,7 +125,11 @@ pub fn check_mesh(values: &Values, mesh: &Mesh) -> Result<(), RenderError> {
     }
     Err(RenderError::NoSuchCluster {
         cluster: values.cluster.clone(),
-        known: mesh.clusters.iter().map(|known| known.name.clone()).collect(),
+        known: mesh
+            .clusters
+            .iter()
+            .map(|known| known.name.clone())
+            .collect(),
     })
 }
 
@@ -164,7 +173,10 @@ fn config_map(values: &Values, namespace: &str) -> Value {
 fn service(values: &Values, namespace: &str, plane: Plane) -> Value {
     let (api, metrics) = plane.ports(values);
     let mut labels = labels();
-    labels.insert("app.kubernetes.io/component".into(), json!(plane.component()));
+    labels.insert(
+        "app.kubernetes.io/component".into(),
+        json!(plane.component()),
+    );
     let mut ports = vec![
         json!({"name": "metrics", "port": metrics, "targetPort": "metrics", "protocol": "TCP"}),
     ];
@@ -191,10 +203,16 @@ fn network_policy(values: &Values, namespace: &str) -> Value {
     let http = mesh::RESPONDER_HTTP_PORT;
     let mut ingress = vec![
         json!({"ports": [port(echo, "TCP"), port(echo, "UDP"), port(http, "TCP")]}),
-        from(json!([port(values.metrics.port, "TCP")]), &policy.metrics_from),
+        from(
+            json!([port(values.metrics.port, "TCP")]),
+            &policy.metrics_from,
+        ),
     ];
     if values.api.tls.source != TlsSource::None {
-        ingress.push(from(json!([port(values.api.port, "TCP")]), &policy.api_from));
+        ingress.push(from(
+            json!([port(values.api.port, "TCP")]),
+            &policy.api_from,
+        ));
     }
     json!({
         "apiVersion": "networking.k8s.io/v1",
@@ -232,7 +250,11 @@ fn certificate(values: &Values, namespace: &str) -> Result<Value, RenderError> {
             "issuerRef": manager.issuer,
         },
     });
-    set_unless_empty(&mut object["spec"], "ipAddresses", json!(manager.ip_addresses));
+    set_unless_empty(
+        &mut object["spec"],
+        "ipAddresses",
+        json!(manager.ip_addresses),
+    );
     Ok(object)
 }
 

@@ -276,7 +276,10 @@ fn pod_spec(values: &Values, plane: Plane) -> Value {
 
 pub(crate) fn daemon_set(values: &Values, namespace: &str, plane: Plane) -> Value {
     let mut own_labels = labels();
-    own_labels.insert("app.kubernetes.io/component".into(), json!(plane.component()));
+    own_labels.insert(
+        "app.kubernetes.io/component".into(),
+        json!(plane.component()),
+    );
     let mut pod_labels = map(strings(&values.pod_labels.0));
     pod_labels.extend(plane.selector());
     let mut template = json!({"metadata": {"labels": pod_labels}, "spec": pod_spec(values, plane)});

@@ -35,7 +35,10 @@ fn values(more: &str) -> Values {
 
 #[test]
 fn the_committed_schema_is_current() {
-    current("charts/aggrik8s/values.schema.json", &pretty(&install::schema()));
+    current(
+        "charts/aggrik8s/values.schema.json",
+        &pretty(&install::schema()),
+    );
 }
 
 #[test]
@@ -86,7 +89,8 @@ fn security(daemon_set: &Value) -> Value {
 
 #[test]
 fn what_pods_may_do_is_as_committed() {
-    let all = "{nodePlane: {enabled: true}, api: {tls: {source: secret}}, namespace: {create: true}}";
+    let all =
+        "{nodePlane: {enabled: true}, api: {tls: {source: secret}}, namespace: {create: true}}";
     let objects = objects(&values(all), "aggrik8s").unwrap();
     let namespace = objects.iter().find(|object| object["kind"] == "Namespace");
     let daemon_sets: Vec<_> = objects
@@ -161,7 +165,10 @@ fn bad_values_are_named_with_their_place() {
         ("{podAnnotations: {a: 1}}", "/podAnnotations/a"),
         ("{tolerations: [all]}", "/tolerations/0"),
         ("{agent: null}", "'agent'"),
-        ("{serviceMonitor: {enabled: yes please}}", "/serviceMonitor/enabled"),
+        (
+            "{serviceMonitor: {enabled: yes please}}",
+            "/serviceMonitor/enabled",
+        ),
     ] {
         let error = Values::load(&[("bad.yaml", bad)]).unwrap_err();
         let ValuesError::Schema(lines) = &error else {

@@ -145,7 +145,12 @@ fn the_rules_find_breaches() {
     assert_eq!(breaches_of_purity(&trees), ["`verify` reaches `tokio`"]);
     assert_eq!(
         breaches_of_purity(&BTreeMap::new()),
-        ["`install` is gone", "`mesh` is gone", "`ndvi` is gone", "`verify` is gone"]
+        [
+            "`install` is gone",
+            "`mesh` is gone",
+            "`ndvi` is gone",
+            "`verify` is gone"
+        ]
     );
 
     assert!(inherits_lints(

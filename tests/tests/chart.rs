@@ -12,6 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use tests::kube::peer;
 use tests::netns::skip;
 
 const MIXTURES: usize = 60;
@@ -34,15 +35,27 @@ const OPTIONS: &[&[&str]] = &[
     &["pullSecrets: [regcred]", "pullSecrets: [a, 'on']"],
     &["namespace: {create: true}"],
     &["serviceAccount: {annotations: {a.b/c: 'yes', d: '1'}}"],
-    &["agent: {log: 'probe_user=debug,info'}", "agent: {backgroundInterval: 'off'}", "agent: {backgroundInterval: 500ms}"],
+    &[
+        "agent: {log: 'probe_user=debug,info'}",
+        "agent: {backgroundInterval: 'off'}",
+        "agent: {backgroundInterval: 500ms}",
+    ],
     &[
         "agent: {resources: {limits: {cpu: 1, memory: 1Gi}}}",
         "agent: {resources: {limits: null}}",
         "agent: {resources: {limits: null, requests: null}}",
     ],
-    &["holder: {log: trace}", "holder: {resources: {limits: {memory: 512Mi}}}", "holder: {resources: {limits: null, requests: null}}"],
+    &[
+        "holder: {log: trace}",
+        "holder: {resources: {limits: {memory: 512Mi}}}",
+        "holder: {resources: {limits: null, requests: null}}",
+    ],
     &["cgroup: /sys/fs/cgroup/unified"],
-    &["seccomp: {profile: RuntimeDefault}", "seccomp: {profile: Unconfined}", "seccomp: {kubeletDir: /var/lib/k0s/kubelet}"],
+    &[
+        "seccomp: {profile: RuntimeDefault}",
+        "seccomp: {profile: Unconfined}",
+        "seccomp: {kubeletDir: /var/lib/k0s/kubelet}",
+    ],
     &["listen: '[::]'"],
     &[
         "api: {tls: {source: secret}}",
@@ -55,10 +68,21 @@ const OPTIONS: &[&[&str]] = &[
         "{nodePlane: {enabled: true}, api: {tls: {source: secret}}}",
         "{nodePlane: {enabled: true, apiPort: 8443, metricsPort: 9466}, api: {tls: {source: certManager, certManager: {issuer: {name: mesh}}}}}",
     ],
-    &["updateStrategy: {type: OnDelete, rollingUpdate: null}", "updateStrategy: {rollingUpdate: {maxUnavailable: 20%}}"],
-    &["nodeSelector: {kubernetes.io/os: null}", "nodeSelector: {a: 'true'}"],
-    &["tolerations: []", "tolerations: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]"],
-    &["affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}"],
+    &[
+        "updateStrategy: {type: OnDelete, rollingUpdate: null}",
+        "updateStrategy: {rollingUpdate: {maxUnavailable: 20%}}",
+    ],
+    &[
+        "nodeSelector: {kubernetes.io/os: null}",
+        "nodeSelector: {a: 'true'}",
+    ],
+    &[
+        "tolerations: []",
+        "tolerations: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]",
+    ],
+    &[
+        "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}}",
+    ],
     &["priorityClassName: ''", "priorityClassName: mesh"],
     &["podAnnotations: {a: 'b: c # d', e: '2026-11-22'}"],
     &["podLabels: {team: 'off', z: '0'}"],
@@ -66,24 +90,19 @@ const OPTIONS: &[&[&str]] = &[
         "networkPolicy: {enabled: false}",
         "networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {a: b}}}], apiFrom: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]}",
     ],
-    &["podMonitor: {enabled: true}", "podMonitor: {enabled: true, labels: {release: prom}, interval: 1m, relabelings: [{action: labeldrop, regex: 'pod'}], metricRelabelings: [{sourceLabels: [a], action: drop, regex: '.*'}]}"],
-    &["serviceMonitor: {enabled: true}", "serviceMonitor: {enabled: true, labels: {release: prom}, interval: 30s, relabelings: [{action: keep, sourceLabels: [b]}], metricRelabelings: [{action: labelkeep, regex: x}]}"],
+    &[
+        "podMonitor: {enabled: true}",
+        "podMonitor: {enabled: true, labels: {release: prom}, interval: 1m, relabelings: [{action: labeldrop, regex: 'pod'}], metricRelabelings: [{sourceLabels: [a], action: drop, regex: '.*'}]}",
+    ],
+    &[
+        "serviceMonitor: {enabled: true}",
+        "serviceMonitor: {enabled: true, labels: {release: prom}, interval: 30s, relabelings: [{action: keep, sourceLabels: [b]}], metricRelabelings: [{action: labelkeep, regex: x}]}",
+    ],
     &["global: {imageRegistry: r}"],
 ];
 
 fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/aggrik8s")
-}
-
-/// `target/peers/<module>/<program>`, where the running test was built.
-fn peer(module: &str, program: &str) -> Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let relative = Path::new("peers").join(module).join(program);
-    own.ancestors()
-        .skip(1)
-        .map(|folder| folder.join(&relative))
-        .find(|path| path.is_file())
-        .with_context(|| format!("no `{}` above `{}`", relative.display(), own.display()))
 }
 
 fn missing() -> Option<String> {
@@ -251,7 +270,10 @@ fn what_one_route_refuses_the_other_refuses() -> Result<()> {
         ("api: {port: 80}", "/api/port"),
         ("api: {tls: {source: plain}}", "/api/tls/source"),
         ("seccomp: {profile: Off}", "/seccomp/profile"),
-        ("podLabels: {app.kubernetes.io/component: x}", "/podLabels"),
+        (
+            "podLabels: {app.kubernetes.io/component: x}",
+            "app.kubernetes.io/component",
+        ),
         ("listen: localhost", "/listen"),
         ("agent: null", "agent"),
         ("nodePlane: {enabled: true}", "nodePlane.enabled"),
@@ -262,7 +284,9 @@ fn what_one_route_refuses_the_other_refuses() -> Result<()> {
     ] {
         let files = [NEEDED, bad];
         let by_helm = helm.template(&files)?;
-        let by_helm = by_helm.err().with_context(|| format!("helm accepts `{bad}`"))?;
+        let by_helm = by_helm
+            .err()
+            .with_context(|| format!("helm accepts `{bad}`"))?;
         assert!(by_helm.contains(said), "{bad}: {by_helm}");
         let by_us = match load(&files) {
             Err(error) => error.to_string(),
@@ -307,4 +331,46 @@ fn leaves(path: &str, value: &Value, found: &mut Vec<String>) {
         }
         _ => found.push(path.to_owned()),
     }
+}
+
+/// The programs understand the arguments that the chart gives them; what comes from the environment is added.
+#[test]
+fn the_agent_accepts_its_arguments() -> Result<()> {
+    use clap::Parser as _;
+    let all = "{nodePlane: {enabled: true}, api: {tls: {source: secret}}}";
+    let objects = install::objects(&load(&[NEEDED, all])?, "mesh-agents")?;
+    let mut parsed = 0;
+    for object in objects
+        .iter()
+        .filter(|object| object["kind"] == "DaemonSet")
+    {
+        let spec = &object["spec"]["template"]["spec"];
+        let both = ["initContainers", "containers"].map(|key| spec[key].as_array());
+        for container in both.into_iter().flatten().flatten() {
+            let mut args: Vec<_> = container["args"]
+                .as_array()
+                .context("arguments")?
+                .iter()
+                .map(|arg| arg.as_str().unwrap_or_default())
+                .collect();
+            args.insert(0, "aggrik8s-probe");
+            let names = |env: &Value| env["name"].as_str().map(str::to_owned);
+            let env = container["env"].as_array().into_iter().flatten();
+            for name in env.filter_map(names) {
+                args.extend(match name.as_str() {
+                    "AGGRIK8S_NODE" => ["--node", "n"],
+                    "AGGRIK8S_RESPOND" => ["--respond", "10.0.0.1,fd00::1"],
+                    other => panic!("`{other}`"),
+                });
+            }
+            if args.contains(&"/run/aggrik8s/maps.sock") {
+                continue;
+            }
+            probe_user::cli::Cli::try_parse_from(&args)
+                .map_err(|error| anyhow::anyhow!("{args:?}: {error}"))?;
+            parsed += 1;
+        }
+    }
+    assert_eq!(parsed, 3);
+    Ok(())
 }
