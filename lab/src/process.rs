@@ -27,6 +27,8 @@ pub struct ProcessSpec {
     pub netns: Option<String>,
     pub cgroup: PathBuf,
     pub unprivileged: bool,
+    /// What it sees as `/etc/resolv.conf`; `None` is the host's.
+    pub resolv_conf: Option<PathBuf>,
     /// Before all that else runs on the machine: a node of a lab stands for a machine of its own,
     /// and must not be starved by its neighbours here.
     pub realtime: bool,
@@ -50,7 +52,7 @@ impl ProcessSpec {
             unprivileged: self.unprivileged.then_some(AGENT_ID),
             realtime: self.realtime,
             detached,
-            resolv_conf: None,
+            resolv_conf: self.resolv_conf.clone(),
         };
         let log = File::options()
             .create(true)
@@ -141,6 +143,20 @@ impl Process {
         start_ticks(self.pid) == Some(self.started)
     }
 
+    /// UDP sockets at this port in the process's network namespace.
+    pub(crate) fn listening(&self, port: u16) -> usize {
+        let at = format!(":{port:04X}");
+        ["udp", "udp6"]
+            .iter()
+            .filter_map(|table| fs::read_to_string(format!("/proc/{}/net/{table}", self.pid)).ok())
+            .flat_map(|text| {
+                let local = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+                text.lines().filter_map(local).collect::<Vec<_>>()
+            })
+            .filter(|local| local.ends_with(&at))
+            .count()
+    }
+
     /// Sends a signal, unless the process has ended.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         if !self.alive() {
@@ -209,6 +225,7 @@ mod tests {
             netns: None,
             cgroup: PathBuf::new(),
             unprivileged: false,
+            resolv_conf: None,
             realtime: false,
             log: PathBuf::new(),
         };

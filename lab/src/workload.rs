@@ -8,7 +8,9 @@ use crate::error::{During, Result};
 use crate::paths::RunDir;
 use crate::process::{AGENT_ID, ProcessSpec};
 use crate::state::LINE;
-use crate::topology::{CLIENT_ECHO_PORT, ClusterNet, Kind, NodeNet, PodRole, ServiceNet, Topology};
+use crate::topology::{
+    CLIENT_ECHO_PORT, ClusterNet, Kind, NameNet, NodeNet, PodRole, ServiceNet, Topology,
+};
 use mesh::observation::Plane;
 
 /// Where an agent serves metrics: on its pod's first address, and on its node's.
@@ -33,6 +35,7 @@ impl Workload<'_> {
             netns: Some(netns.into()),
             cgroup,
             unprivileged: false,
+            resolv_conf: None,
             realtime: self.realtime,
             log: self.log(name),
         }
@@ -141,6 +144,13 @@ fn dns_zone(work: &Workload<'_>, cluster: &ClusterNet) -> Result<Vec<String>> {
         for owner in &work.topology.clusters {
             for address in &service.addresses {
                 zone += &format!("{}.svc.{}.mesh {address}\n", service.name, owner.name);
+            }
+        }
+        let known =
+            |name: &&NameNet| name.clusters.is_empty() || name.clusters.contains(&cluster.name);
+        for name in service.names.iter().filter(known) {
+            for address in &name.addresses {
+                zone += &format!("{} {address}\n", name.name);
             }
         }
     }
@@ -258,11 +268,21 @@ pub(crate) fn agent_specs(
             netns: None,
             cgroup: work.cgroup(cgroup::OUTSIDE)?,
             unprivileged: false,
+            resolv_conf: None,
             realtime: false,
             log: work.log(&format!("load-{}", node.key)),
         });
         for plane in [Plane::Pod, Plane::Node] {
-            let Some(spec) = agent_spec(work, probe, node, plane, &pins, &identity, &cgroup) else {
+            let Some(spec) = agent_spec(
+                work,
+                probe,
+                &cluster.name,
+                node,
+                plane,
+                &pins,
+                &identity,
+                &cgroup,
+            ) else {
                 continue;
             };
             runs.push(spec);
@@ -281,6 +301,7 @@ pub(crate) fn agent_name(node_key: &str, plane: Plane) -> String {
 fn agent_spec(
     work: &Workload<'_>,
     probe: &Path,
+    cluster: &str,
     node: &NodeNet,
     plane: Plane,
     pins: &Path,
@@ -327,6 +348,7 @@ fn agent_spec(
         netns: Some(netns.clone()),
         cgroup: cgroup.to_owned(),
         unprivileged: true,
+        resolv_conf: (plane == Plane::Pod).then(|| work.run.resolv_conf(cluster)),
         realtime: work.realtime,
         log: work.log(&name),
         name,

@@ -101,6 +101,8 @@ fn limits(report: &mut Report, spec: &Spec) -> bool {
     for service in &spec.services.items {
         let (at, path, count) = list(&service.addresses);
         limit(at, path, count, MAX_ADDRESSES, "addresses");
+        let (at, path, count) = list(&service.names);
+        limit(at, path, count, MAX_ADDRESSES, "names");
     }
     networks += spec
         .clients
@@ -326,6 +328,7 @@ fn services(report: &mut Report, spec: &Spec) {
             known_cluster(report, names.as_deref(), cluster);
         }
         backends(report, names.as_deref(), service);
+        dns_names(report, names.as_deref(), service);
         let Some(port) = &service.port else { continue };
         let ours = if PROBE_SOURCE_PORTS.contains(&port.value) {
             "where our probes come from"
@@ -388,6 +391,53 @@ fn backends(report: &mut Report, names: Option<&[&str]>, service: &ServiceSpec) 
             )
             .hint("list the clusters that run backends as `backends: […]`");
     }
+}
+
+/// Names that can be asked for, each once in a cluster.
+fn dns_names(report: &mut Report, names: Option<&[&str]>, service: &ServiceSpec) {
+    for name in &service.names.items {
+        for cluster in &name.clusters.items {
+            known_cluster(report, names, cluster);
+        }
+        if let Some(name) = &name.name
+            && !name.value.contains('.')
+        {
+            report
+                .push(
+                    name.at,
+                    &name.path,
+                    format!(
+                        "`{}` is no complete name: search lists are not used",
+                        shown(&name.value)
+                    ),
+                )
+                .hint("write it whole, such as `ndvi.default.svc.cluster.local`");
+        }
+    }
+    let in_each = service.names.items.iter().filter_map(|name| {
+        let at = name.name.as_ref()?;
+        let clusters: Vec<&str> = name
+            .clusters
+            .items
+            .iter()
+            .map(|c| c.value.as_str())
+            .collect();
+        Some((at, clusters))
+    });
+    let mut keys: Vec<(String, &At<String>)> = Vec::new();
+    for (at, clusters) in in_each {
+        let clusters = if clusters.is_empty() {
+            vec!["*"]
+        } else {
+            clusters
+        };
+        keys.extend(
+            clusters
+                .iter()
+                .map(|c| (format!("{}` in `{c}", at.value), at)),
+        );
+    }
+    unique(report, "the name", keys.into_iter());
 }
 
 fn links(report: &mut Report, spec: &Spec) {

@@ -76,6 +76,9 @@ struct ClusterDocument {
     #[serde(skip_serializing_if = "is_empty")]
     #[schemars(with = "Vec<Cidr>", default = "no_items")]
     service_cidrs: FlowSeq<Vec<String>>,
+    /// The resolver that services' names are asked of; the first one of each agent's own resolv.conf unless said otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns_server: Option<Address>,
     /// The nodes.
     #[schemars(length(min = 1))]
     nodes: Vec<NodeDocument>,
@@ -133,6 +136,25 @@ struct ServiceDocument {
     port: u16,
     /// What it speaks.
     kind: KindDocument,
+    /// DNS names that must resolve to it in the clusters that use it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    names: Vec<NameDocument>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(deny_unknown_fields, rename = "ServiceName")]
+struct NameDocument {
+    /// The complete name, such as `ndvi.default.svc.cluster.local`.
+    name: NodeName,
+    /// What it must resolve to: the service's addresses unless said otherwise.
+    #[serde(skip_serializing_if = "is_empty")]
+    #[schemars(with = "Vec<Address>", default = "no_items")]
+    addresses: FlowSeq<Vec<String>>,
+    /// Clusters where it must: all unless said otherwise.
+    #[serde(skip_serializing_if = "is_empty")]
+    #[schemars(with = "Vec<Label>", default = "no_items")]
+    clusters: FlowSeq<Vec<String>>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -544,6 +566,7 @@ impl From<&Cluster> for ClusterDocument {
             node_networks: texts(&cluster.node_networks),
             pod_cidrs: texts(&cluster.pod_cidrs),
             service_cidrs: texts(&cluster.service_cidrs),
+            dns_server: cluster.dns_server.map(|ip| Address(ip.to_string())),
             nodes: cluster.nodes.iter().map(NodeDocument::from).collect(),
         }
     }
@@ -593,6 +616,15 @@ impl From<&Service> for ServiceDocument {
                 crate::ServiceKind::Http => KindDocument::Http,
                 crate::ServiceKind::Ndvi => KindDocument::Ndvi,
             },
+            names: service
+                .names
+                .iter()
+                .map(|name| NameDocument {
+                    name: NodeName(name.name.clone()),
+                    addresses: texts(&name.addresses),
+                    clusters: texts(&name.clusters),
+                })
+                .collect(),
         }
     }
 }

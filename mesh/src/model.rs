@@ -42,6 +42,8 @@ pub struct Cluster {
     pub node_networks: Vec<IpNet>,
     pub pod_cidrs: Vec<IpNet>,
     pub service_cidrs: Vec<IpNet>,
+    /// The resolver that names are asked of; `None`: the first of each agent's own resolv.conf.
+    pub dns_server: Option<IpAddr>,
     pub nodes: Vec<Node>,
     /// kubeconfig context, for commands that talk to the API server.
     pub context: Option<String>,
@@ -98,6 +100,19 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     pub port: u16,
     pub kind: ServiceKind,
+    /// Names that must resolve to it.
+    pub names: Vec<ServiceName>,
+}
+
+/// A DNS name of a service, such as `ndvi.default.svc.cluster.local` or `….svc.clusterset.local`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceName {
+    /// Complete, without a dot at its end.
+    pub name: String,
+    /// What it must resolve to; empty: the service's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Where it must; empty: in every cluster.
+    pub clusters: Vec<String>,
 }
 
 /// Which backends of a global service answer a cluster that has some itself: Cilium's `service.cilium.io/affinity`.
@@ -121,6 +136,16 @@ pub enum ServiceKind {
 }
 
 impl Service {
+    /// What `name` must resolve to, IPv4 first.
+    #[must_use]
+    pub fn addresses_of<'s>(&'s self, name: &'s ServiceName) -> &'s [IpAddr] {
+        if name.addresses.is_empty() {
+            &self.addresses
+        } else {
+            &name.addresses
+        }
+    }
+
     /// Whether backends in more than one cluster stand behind one address.
     #[must_use]
     pub fn is_global(&self) -> bool {
@@ -193,6 +218,21 @@ impl Default for Objectives {
 }
 
 impl Mesh {
+    /// Every name that must resolve in `cluster`, with its service; none where no link touches the cluster.
+    pub fn names_in<'m>(
+        &'m self,
+        cluster: &'m str,
+    ) -> impl Iterator<Item = (&'m Service, &'m ServiceName)> {
+        let touches = |link: &Link| link.source == cluster || link.target == cluster;
+        let in_scope = self.links.iter().any(touches);
+        self.services
+            .iter()
+            .flat_map(|service| service.names.iter().map(move |name| (service, name)))
+            .filter(move |(_, name)| {
+                in_scope && (name.clusters.is_empty() || name.clusters.iter().any(|c| c == cluster))
+            })
+    }
+
     pub fn cluster(&self, name: &str) -> Option<&Cluster> {
         self.clusters.iter().find(|c| c.name == name)
     }

@@ -35,6 +35,8 @@ pub enum ProbeKind {
     Http,
     /// One NDVI tile posted and its answer checked.
     NdviTile,
+    /// One name asked of a resolver over UDP, and the addresses checked.
+    Dns,
 }
 
 /// How one probe ended. Everything but `Ok` is a failed probe.
@@ -54,6 +56,12 @@ pub enum Outcome {
     WrongResponder,
     /// The answer did not carry our nonce, was too short, or was otherwise not a valid reply.
     BadReply,
+    /// DNS: the resolver says that there is no such name, or no address of the family that was asked for.
+    NoSuchName,
+    /// DNS: the resolver answers, and says that it cannot.
+    ServerFailure,
+    /// DNS: the name resolves to an address that is not the service's.
+    WrongAddress,
     /// The prober itself failed (no free port, no memory): says nothing about the mesh.
     LocalError,
 }
@@ -102,6 +110,18 @@ pub struct ProbeTarget {
     /// Name of the service, if the target is one.
     pub service: Option<String>,
     pub address: SocketAddr,
+    /// [`ProbeKind::Dns`]: what is asked of `address`, which is unspecified for the first resolver of the agent's own
+    /// resolv.conf; `cluster` is then the asking one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+}
+
+/// A name, and what it must resolve to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Question {
+    pub name: String,
+    /// Of one family, which is the one that is asked for.
+    pub addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

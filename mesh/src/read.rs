@@ -1,7 +1,8 @@
 //! The tree of a file becomes a [`Spec`]: shapes, types and spelling of single values.
 
 use crate::spec::{
-    ClientSpec, ClusterSpec, LinkSpec, List, NodeSpec, ObjectivesSpec, ServiceSpec, Spec, TlsSpec,
+    ClientSpec, ClusterSpec, LinkSpec, List, NameSpec, NodeSpec, ObjectivesSpec, ServiceSpec, Spec,
+    TlsSpec,
 };
 use crate::tree::{Kind, Value};
 
@@ -33,7 +34,7 @@ const MESH: Shape = Shape {
 const CLUSTER: Shape = Shape {
     what: "a cluster",
     required: &["name", "id", "node_networks", "pod_cidrs", "nodes"],
-    optional: &["context", "service_cidrs"],
+    optional: &["context", "service_cidrs", "dns_server"],
 };
 const NODE: Shape = Shape {
     what: "a node",
@@ -48,7 +49,12 @@ const CLIENT: Shape = Shape {
 const SERVICE: Shape = Shape {
     what: "a service",
     required: &["name", "cluster", "addresses", "port", "kind"],
-    optional: &["backends", "affinity"],
+    optional: &["backends", "affinity", "names"],
+};
+const NAME: Shape = Shape {
+    what: "a name",
+    required: &["name"],
+    optional: &["addresses", "clusters"],
 };
 const LINK: Shape = Shape {
     what: "a link",
@@ -130,6 +136,9 @@ fn cluster(report: &mut Report, value: Value, path: String) -> Option<ClusterSpe
         node_networks: fields.list(report, "node_networks", "networks", network),
         pod_cidrs: fields.list(report, "pod_cidrs", "networks", network),
         service_cidrs: fields.list(report, "service_cidrs", "networks", network),
+        dns_server: fields
+            .take(report, "dns_server")
+            .and_then(|(value, path)| address(report, value, path)),
         nodes: fields.list(report, "nodes", "nodes", node),
     })
 }
@@ -165,6 +174,18 @@ fn service(report: &mut Report, value: Value, path: String) -> Option<ServiceSpe
         addresses: fields.list(report, "addresses", "addresses", address),
         port: fields.integer(report, "port", 1..=u16::MAX),
         kind: fields.text(report, "kind", service_kind),
+        names: fields.list(report, "names", "names", service_name),
+    })
+}
+
+fn service_name(report: &mut Report, value: Value, path: String) -> Option<NameSpec> {
+    let fields = &mut Fields::new(report, value, &path, &NAME);
+    Some(NameSpec {
+        name: fields.text(report, "name", dns_name),
+        addresses: fields.list(report, "addresses", "addresses", address),
+        clusters: fields.list(report, "clusters", "clusters", |report, value, path| {
+            fields::text(report, value, path, not_empty)
+        }),
     })
 }
 
@@ -242,6 +263,7 @@ mod tests {
             ("Node", &NODE),
             ("Client", &CLIENT),
             ("Service", &SERVICE),
+            ("ServiceName", &NAME),
             ("Link", &LINK),
             ("Objectives", &OBJECTIVES),
             ("LinkObjective", &LINK_OBJECTIVE),

@@ -51,6 +51,7 @@ pub(crate) struct ClusterSpec {
     pub(crate) node_networks: List<At<IpNet>>,
     pub(crate) pod_cidrs: List<At<IpNet>>,
     pub(crate) service_cidrs: List<At<IpNet>>,
+    pub(crate) dns_server: Option<At<IpAddr>>,
     pub(crate) nodes: List<NodeSpec>,
 }
 
@@ -79,6 +80,14 @@ pub(crate) struct ServiceSpec {
     pub(crate) addresses: List<At<IpAddr>>,
     pub(crate) port: Option<At<u16>>,
     pub(crate) kind: Option<At<ServiceKind>>,
+    pub(crate) names: List<NameSpec>,
+}
+
+#[derive(Debug)]
+pub(crate) struct NameSpec {
+    pub(crate) name: Option<At<String>>,
+    pub(crate) addresses: List<At<IpAddr>>,
+    pub(crate) clusters: List<At<String>>,
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use mesh::{
     Affinity, AgentEndpoint, Cluster, ExternalClient, Link, Mesh, Node, Objectives, Remote,
-    Service, ServiceKind, Tls,
+    Service, ServiceKind, ServiceName, Tls,
 };
 use proptest::prelude::*;
 
@@ -257,6 +257,7 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                                 } else {
                                     vec![]
                                 },
+                                dns_server: vips.then(|| "172.16.0.10".parse().unwrap()),
                                 nodes: (0..nodes)
                                     .map(|node| Node {
                                         name: format!("node-{node}.{n}"),
@@ -355,6 +356,16 @@ fn any_mesh() -> impl Strategy<Value = Mesh> {
                             addresses: vec![format!("10.200.9.{n}").parse().unwrap()],
                             port,
                             kind: [ServiceKind::Tcp, ServiceKind::Http, ServiceKind::Ndvi][kind],
+                            names: (0..kind)
+                                .map(|at| ServiceName {
+                                    name: format!("s{at}.default.svc.cluster.local"),
+                                    addresses: vec![format!("10.9.9.{at}").parse().unwrap(); at],
+                                    clusters: clusters[..at.min(clusters.len())]
+                                        .iter()
+                                        .map(|c| c.name.clone())
+                                        .collect(),
+                                })
+                                .collect(),
                         })
                         .collect(),
                     links,

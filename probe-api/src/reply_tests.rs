@@ -16,6 +16,7 @@ fn plan(kind: ProbeKind) -> ProbePlan {
                 node: Some("w-1".into()),
                 service: None,
                 address: "10.1.0.1:7411".parse().unwrap(),
+                question: None,
             },
             kind,
             count: 2,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mesh::observation::{ProbeKind, ProbeTarget};
+use mesh::observation::{ProbeKind, ProbeTarget, Question};
 
 use crate::wire;
 use crate::words::Word;
@@ -12,6 +12,8 @@ use crate::words::Word;
 pub const MAX_TARGETS: usize = 512;
 /// Most probes to one target in one request.
 pub const MAX_COUNT: u32 = 100_000;
+/// Most addresses that a name may have.
+pub const MAX_ADDRESSES: usize = 16;
 /// Shortest interval between two probes to the same target.
 pub const MIN_INTERVAL: Duration = Duration::from_micros(200);
 pub const MAX_INTERVAL: Duration = Duration::from_secs(60);
@@ -71,6 +73,10 @@ pub enum PlanError {
     },
     #[error("target {index}: `{name}` is not a name")]
     Name { index: usize, name: String },
+    #[error(
+        "target {index}: kind `dns`, and no other, asks for a name and the addresses of one family that it has"
+    )]
+    Question { index: usize },
     #[error("interval {0:?}, must be {MIN_INTERVAL:?} to {MAX_INTERVAL:?}")]
     Interval(Duration),
     #[error("timeout {0:?}, must be 1 ms to {MAX_TIMEOUT:?}")]
@@ -123,7 +129,8 @@ impl PlannedTarget {
             });
         }
         let target = &self.target;
-        if target.address.port() == 0 || target.address.ip().is_unspecified() {
+        let dns = self.kind == ProbeKind::Dns;
+        if target.address.port() == 0 || (target.address.ip().is_unspecified() && !dns) {
             return Err(PlanError::Address {
                 index,
                 address: target.address.to_string(),
@@ -142,12 +149,18 @@ impl PlannedTarget {
                 });
             }
         }
+        let asked = target.question.as_ref();
+        if asked.is_some() != dns || asked.is_some_and(|question| !answerable(question)) {
+            return Err(PlanError::Question { index });
+        }
         match (&target.node, &target.service) {
-            (Some(_), None) if self.kind == ProbeKind::NdviTile => Err(PlanError::KindOfTarget {
-                index,
-                kind: self.kind.word(),
-                what: "node",
-            }),
+            (Some(_), None) if dns || self.kind == ProbeKind::NdviTile => {
+                Err(PlanError::KindOfTarget {
+                    index,
+                    kind: self.kind.word(),
+                    what: "node",
+                })
+            }
             (None, Some(_)) if self.kind == ProbeKind::Udp => Err(PlanError::KindOfTarget {
                 index,
                 kind: self.kind.word(),
@@ -157,6 +170,16 @@ impl PlannedTarget {
             _ => Err(PlanError::NodeOrService { index }),
         }
     }
+}
+
+/// A complete name, and one to [`MAX_ADDRESSES`] addresses of one family.
+fn answerable(question: &Question) -> bool {
+    let [first, others @ ..] = &question.addresses[..] else {
+        return false;
+    };
+    is_name(&question.name)
+        && others.len() < MAX_ADDRESSES
+        && others.iter().all(|ip| ip.is_ipv4() == first.is_ipv4())
 }
 
 /// A DNS name in lower case: what clusters, nodes and services are called.
@@ -185,12 +208,37 @@ impl From<&ProbePlan> for wire::ProbeRequest {
                     address: planned.target.address.to_string(),
                     kind: planned.kind.word().to_owned(),
                     count: planned.count,
+                    name: planned
+                        .target
+                        .question
+                        .as_ref()
+                        .map(|question| question.name.clone())
+                        .unwrap_or_default(),
+                    addresses: planned
+                        .target
+                        .question
+                        .iter()
+                        .flat_map(|question| &question.addresses)
+                        .map(ToString::to_string)
+                        .collect(),
                 })
                 .collect(),
             interval_us: u32::try_from(plan.interval.as_micros()).unwrap_or(u32::MAX),
             timeout_ms: u32::try_from(plan.timeout.as_millis()).unwrap_or(u32::MAX),
         }
     }
+}
+
+fn question(index: usize, target: &wire::Target) -> Result<Option<Question>, PlanError> {
+    if target.name.is_empty() && target.addresses.is_empty() {
+        return Ok(None);
+    }
+    let addresses = target.addresses.iter().take(MAX_ADDRESSES + 1);
+    let addresses = addresses.map(|ip| ip.parse().map_err(|_| PlanError::Question { index }));
+    Ok(Some(Question {
+        name: target.name.clone(),
+        addresses: addresses.collect::<Result<_, _>>()?,
+    }))
 }
 
 impl TryFrom<&wire::ProbeRequest> for ProbePlan {
@@ -206,6 +254,7 @@ impl TryFrom<&wire::ProbeRequest> for ProbePlan {
                 index,
                 address: crate::reply::printable(&target.address, 80),
             })?;
+            let question = question(index, target)?;
             let kind = ProbeKind::from_word(&target.kind).ok_or_else(|| PlanError::Kind {
                 index,
                 kind: crate::reply::printable(&target.kind, 80),
@@ -216,6 +265,7 @@ impl TryFrom<&wire::ProbeRequest> for ProbePlan {
                     node: some(&target.node),
                     service: some(&target.service),
                     address,
+                    question,
                 },
                 kind,
                 count: target.count,
@@ -244,6 +294,7 @@ mod tests {
                         node: Some("cp-w-1".into()),
                         service: None,
                         address: "10.245.0.5:7411".parse().unwrap(),
+                        question: None,
                     },
                     kind: ProbeKind::Udp,
                     count: 500,
@@ -254,9 +305,24 @@ mod tests {
                         node: None,
                         service: Some("ndvi".into()),
                         address: "[fd00::1]:8080".parse().unwrap(),
+                        question: None,
                     },
                     kind: ProbeKind::NdviTile,
                     count: 10,
+                },
+                PlannedTarget {
+                    target: ProbeTarget {
+                        cluster: "talos-east".into(),
+                        node: None,
+                        service: Some("ndvi".into()),
+                        address: "0.0.0.0:53".parse().unwrap(),
+                        question: Some(Question {
+                            name: "ndvi.default.svc.cluster.local".into(),
+                            addresses: vec!["10.96.0.80".parse().unwrap()],
+                        }),
+                    },
+                    kind: ProbeKind::Dns,
+                    count: 5,
                 },
             ],
             interval: Duration::from_millis(10),
@@ -268,7 +334,7 @@ mod tests {
     fn a_plan_survives_the_wire() {
         let request = wire::ProbeRequest::from(&plan());
         assert_eq!(ProbePlan::try_from(&request), Ok(plan()));
-        assert_eq!(plan().probes(), 510);
+        assert_eq!(plan().probes(), 515);
         assert_eq!(plan().longest(), Duration::from_secs(7));
     }
 
@@ -312,6 +378,22 @@ mod tests {
             (
                 |r| r.targets[0].node = "a\u{1b}[31m".into(),
                 "target 0: `a\\u{1b}[31m` is not a name",
+            ),
+            (
+                |r| r.targets[2].addresses.clear(),
+                "target 2: kind `dns`, and no other, asks for a name and the addresses of one family that it has",
+            ),
+            (
+                |r| r.targets[2].addresses.push("fd00::1".into()),
+                "target 2: kind `dns`, and no other, asks for a name and the addresses of one family that it has",
+            ),
+            (
+                |r| r.targets[2].addresses = vec!["10.0.0.1".into(); 17],
+                "target 2: kind `dns`, and no other, asks for a name and the addresses of one family that it has",
+            ),
+            (
+                |r| r.targets[0].name = "a.b".into(),
+                "target 0: kind `dns`, and no other, asks for a name and the addresses of one family that it has",
             ),
             (
                 |r| r.interval_us = 199,

@@ -74,7 +74,8 @@ fn incomplete(planned: &PlannedTarget, sample: &Sample) -> Option<&'static str> 
     if asks && sample.round_trip_ns.is_none() {
         return Some("it has no round trip");
     }
-    if planned.kind != ProbeKind::Udp && sample.connect_ns.is_none() {
+    let connects = !matches!(planned.kind, ProbeKind::Udp | ProbeKind::Dns);
+    if connects && sample.connect_ns.is_none() {
         return Some("it has no connect time");
     }
     if planned.kind == ProbeKind::Udp && sample.receiver_count.is_none() {

@@ -33,6 +33,7 @@ impl Word for ProbeKind {
         (Self::Udp, "udp"),
         (Self::Http, "http"),
         (Self::NdviTile, "ndvi_tile"),
+        (Self::Dns, "dns"),
     ];
 }
 
@@ -45,6 +46,9 @@ impl Word for Outcome {
         (Self::Unreachable, "unreachable"),
         (Self::WrongResponder, "wrong_responder"),
         (Self::BadReply, "bad_reply"),
+        (Self::NoSuchName, "no_such_name"),
+        (Self::ServerFailure, "server_failure"),
+        (Self::WrongAddress, "wrong_address"),
         (Self::LocalError, "local_error"),
     ];
 }

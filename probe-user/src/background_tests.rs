@@ -95,6 +95,7 @@ fn a_pair_of_nodes_stays_within_its_rate() {
                 ProbeKind::Tcp => TCP_BYTES,
                 ProbeKind::Udp => UDP_BYTES,
                 ProbeKind::Http => HTTP_BYTES,
+                ProbeKind::Dns => unreachable!("names are asked for on request only"),
                 ProbeKind::NdviTile => NDVI_BYTES,
             })
             .sum();

@@ -48,6 +48,13 @@ pub struct Key {
     pub sequence: u32,
 }
 
+impl Key {
+    /// Where a protocol has room for no more.
+    pub(crate) fn id(&self) -> u16 {
+        u16::from_be_bytes([self.nonce[0], self.nonce[1]])
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pub key: Key,

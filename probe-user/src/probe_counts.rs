@@ -23,7 +23,16 @@ impl Default for ProbeSeries {
     fn default() -> Self {
         let outcomes = Outcome::ALL
             .iter()
-            .filter(|(outcome, _)| *outcome != Outcome::LocalError)
+            .filter(|(outcome, _)| {
+                !matches!(
+                    outcome,
+                    Outcome::LocalError
+                        // No background probe asks for names.
+                        | Outcome::NoSuchName
+                        | Outcome::ServerFailure
+                        | Outcome::WrongAddress
+                )
+            })
             .map(|(_, word)| (*word, 0))
             .collect();
         Self {

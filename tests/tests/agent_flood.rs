@@ -22,6 +22,7 @@ fn plan(place: &Place, count: u32) -> ProbePlan {
                 node: Some("w-1".into()),
                 service: None,
                 address: (ip, mesh::RESPONDER_ECHO_PORT).into(),
+                question: None,
             },
             kind: ProbeKind::Tcp,
             count,

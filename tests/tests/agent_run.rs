@@ -22,6 +22,7 @@ fn planned(place: &Place, kind: ProbeKind, node: &str, count: u32) -> PlannedTar
             node: Some(node.to_owned()),
             service: None,
             address: (ip, port).into(),
+            question: None,
         },
         kind,
         count,

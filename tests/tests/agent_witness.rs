@@ -36,6 +36,7 @@ fn target(place: &Place, kind: ProbeKind, host: u8, node: &str, count: u32) -> P
             node: Some(node.into()),
             service: None,
             address: (place.address(host), port).into(),
+            question: None,
         },
         kind,
         count,

@@ -88,6 +88,8 @@ pub const POLICY_DENIED: &str = "policy.denied";
 pub const POLICY_INTENT: &str = "policy.intent";
 pub const SERVICE_REACH: &str = "service.reach";
 pub const SERVICE_AFFINITY: &str = "service.affinity";
+pub const DNS_RESOLVE: &str = "dns.resolve";
+pub const DNS_LATENCY: &str = "dns.latency";
 pub const CONTROL_TCP: &str = "control.pod_tcp";
 pub const CONTROL_UDP: &str = "control.pod_udp";
 pub const CONFIG_IDS: &str = "config.ids";
@@ -260,6 +262,25 @@ pub const CHECKS: &[CheckSpec] = &[
                while those that are meant answer too, and none in as many answers as the objective needs passes. If those that are meant do not answer at all, the others rightly stand in: \
                that is their failure, and leaves this undecided. Every node that asks can fail by itself. Answers of which nobody knows who gave them count against READY and never for NOT READY: \
                the kernel tells only where the backend listens on the service's own port and the client's address is not translated.",
+    },
+    CheckSpec {
+        id: DNS_RESOLVE,
+        severity: Severity::Gate,
+        claim: "the declared names of services resolve to their addresses in every cluster",
+        witness: "prober, pod plane: one question over UDP per probe, of the agent's own resolver or the declared one",
+        text: "One row per asking cluster and name of `services[].names`; without names there is nothing to claim, and no row. IPv4 addresses are asked for as A, IPv6 ones as AAAA, \
+               each question from a source port of its own. Good is an answer without an error whose addresses are all the service's. `no_such_name`: the resolver says that there is none, \
+               or none of that family; `server_failure`: it answers that it cannot; `wrong_address`: another address; `timeout`: no answer within two seconds, which a stub resolver would \
+               ask for again; `refused`: nothing listens there. Judged pooled over the asking nodes; single nodes can fail it. Search lists and caches of stub resolvers are not used. \
+               Whether the service itself answers at its address is service.reach and ndvi.success: the cause compares the two.",
+    },
+    CheckSpec {
+        id: DNS_LATENCY,
+        severity: Severity::Warn,
+        claim: "99 % of the questions for services' names are answered within 100 ms",
+        witness: "prober, pod plane, from sending the question to the answer",
+        text: "A question without a right answer is slower than every threshold. Applications pay it before each connect that does not find the name in a cache. \
+               Slow while the pods' connects are fast: the resolver's CPU limits, its own upstream, too few replicas, or conntrack races that lose one of two questions.",
     },
     CheckSpec {
         id: CONTROL_TCP,

@@ -158,6 +158,20 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Questions of `cluster`'s pods for one name.
+    pub(crate) fn resolutions<'s>(
+        &'s self,
+        cluster: &'s str,
+        name: &'s str,
+    ) -> impl Iterator<Item = &'s Probe<'a>> {
+        self.probes.iter().filter(move |probe| {
+            let question = probe.run.target.question.as_ref();
+            probe.run.kind == ProbeKind::Dns
+                && probe.run.source.cluster == cluster
+                && question.is_some_and(|question| question.name == name)
+        })
+    }
+
     /// Whose backend answered a probe of a global service: what the answer says, else whose kernel accepted the
     /// connection. `None`: nobody says, or several do.
     pub(crate) fn answerer(&self, probe: &Probe<'a>) -> Option<NodeRef> {
@@ -328,7 +342,7 @@ fn join<'a>(
                 source: None,
                 target: None,
             };
-            if run.kind != ProbeKind::Udp {
+            if !matches!(run.kind, ProbeKind::Udp | ProbeKind::Dns) {
                 let nth = uses
                     .entry((&run.source, sample.source_port, run.target.address))
                     .and_modify(|n| *n += 1)

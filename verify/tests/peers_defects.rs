@@ -53,6 +53,11 @@ fn every_check_that_is_listed_is_judged() {
     board.name = "board".to_owned();
     board.backends.push("b".to_owned());
     board.port = 8081;
+    board.names.push(mesh::ServiceName {
+        name: "board.default.svc.clusterset.local".to_owned(),
+        addresses: Vec::new(),
+        clusters: Vec::new(),
+    });
     meant.mesh.services.push(board);
     let meant = verdict(&meant);
     for spec in verify::checks::CHECKS {

@@ -19,6 +19,7 @@ fn with_services(faults: Vec<Fault>) -> World {
         addresses: vec![[172, 16, last, 20].into()],
         port: 5432,
         kind,
+        names: Vec::new(),
     };
     world.mesh.services.extend([
         service("store", "b", 1, ServiceKind::Tcp),
@@ -171,6 +172,7 @@ fn with_global(affinity: Affinity, faults: Vec<Fault>) -> World {
         addresses: vec![[172, 16, 0, 30].into()],
         port: 8081,
         kind: ServiceKind::Http,
+        names: Vec::new(),
     });
     world
 }

@@ -30,6 +30,7 @@ pub(crate) const TEST: &[Need] = &[
     need("musl-gcc", "musl-tools"),
     need("runc", "runc"),
     need("setpriv", "util-linux"),
+    need("dig", "bind9-dnsutils"),
 ];
 
 /// What compiles the peers of the tests; any version of Go can fetch the one that it takes.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use lab::LabError;
-use lab::fault::{Clear, FaultKind};
+use lab::fault::{Clear, FaultKind, Trouble};
 use lab::line::fault::{EndpointRef, Rule};
 
 use super::{Name, Output, say};
@@ -89,6 +89,13 @@ enum Fault {
     AgentKilled { node: String },
     /// Kill a cluster's DNS server
     DnsDown { cluster: String },
+    /// Let a cluster's DNS server answer as it should not
+    Dns {
+        cluster: String,
+        /// nxdomain, servfail, silent, slow (300 ms) or wrong (another address)
+        #[arg(long)]
+        how: Trouble,
+    },
     /// Give a node's agents the processor only for a share of the time
     Starve {
         node: String,
@@ -125,6 +132,10 @@ pub(super) fn run(args: FaultArgs) -> Result<ExitCode, LabError> {
         }
         Fault::AgentKilled { node } => FaultKind::AgentKilled { node },
         Fault::DnsDown { cluster } => FaultKind::DnsDown { cluster },
+        Fault::Dns { cluster, how } => FaultKind::DnsTrouble {
+            cluster,
+            trouble: how,
+        },
         Fault::Starve { node, percent } => FaultKind::Starve {
             node,
             share: percent / 100.0,

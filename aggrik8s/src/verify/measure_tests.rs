@@ -13,6 +13,7 @@ fn mesh(sizes: &[usize], links: &[(usize, usize)]) -> Mesh {
         node_networks: Vec::new(),
         pod_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
+        dns_server: None,
         nodes: (1..=*nodes as u8)
             .map(|n| Node {
                 name: format!("{}{n}", name(c)),
@@ -124,6 +125,7 @@ fn run(from: (&str, &str), to: (&str, &str), kind: ProbeKind, plane: Plane, ok: 
             node: Some(to.1.to_owned()),
             service: None,
             address: ([10, 0, 0, 1], 7_411).into(),
+            question: None,
         },
         kind,
         plane,

@@ -11,6 +11,7 @@ use verify::checks::{self, CHECKS};
 use verify::{Open, Policy, looks};
 
 mod control;
+mod dns;
 mod provable;
 mod service;
 
@@ -40,6 +41,8 @@ fn bytes(kind: ProbeKind) -> u64 {
         ProbeKind::Tcp => 1_650,
         ProbeKind::Udp => 930,
         ProbeKind::Http => 1_350,
+        // Names and tunnel headers twice, and the address.
+        ProbeKind::Dns => 400,
         ProbeKind::NdviTile => {
             let pixels = u64::from(ndvi::PROBE_SIDE) * u64::from(ndvi::PROBE_SIDE);
             // Two bands of two bytes there, one of two back, a tenth for headers.
@@ -82,6 +85,7 @@ impl Plan {
         }
         control::targets(mesh, policy, &mut wanted);
         service::targets(mesh, policy, &mut wanted);
+        dns::targets(mesh, policy, &mut wanted);
         let times = (window.as_secs_f64() / WINDOW.as_secs_f64()).max(1.0);
         for want in &mut wanted {
             want.count *= times;
@@ -223,7 +227,7 @@ impl Round {
             let cost = costs.entry(&stream.source).or_default();
             for target in &stream.plan.targets {
                 let count = u64::from(target.count);
-                if target.kind == ProbeKind::Udp {
+                if matches!(target.kind, ProbeKind::Udp | ProbeKind::Dns) {
                     cost.datagrams += count;
                 } else {
                     cost.connections += count;
@@ -293,6 +297,7 @@ fn lives_from(kind: ProbeKind, plane: Plane) -> &'static [&'static str] {
         ],
         (ProbeKind::Udp, _) => &[checks::POD_UDP, checks::LOSS_UDP],
         (ProbeKind::Http, _) => &[checks::POD_HTTP],
+        (ProbeKind::Dns, _) => &[checks::DNS_RESOLVE, checks::DNS_LATENCY],
         (ProbeKind::NdviTile, _) => &[checks::NDVI_SUCCESS, checks::NDVI_ROUND_TRIP],
     };
     debug_assert!(
@@ -384,6 +389,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
                     node: Some(t.name.clone()),
                     service: None,
                     address: SocketAddr::new(address, port),
+                    question: None,
                 },
                 count,
                 statement,
@@ -411,6 +417,7 @@ fn link_targets(mesh: &Mesh, policy: &Policy, link: &Link, wanted: &mut Vec<Want
                     node: None,
                     service: Some(service.name.clone()),
                     address: SocketAddr::new(*address, service.port),
+                    question: None,
                 },
                 count,
                 statement: source.nodes.len() as f64,

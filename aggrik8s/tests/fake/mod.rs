@@ -99,6 +99,7 @@ fn cluster(folder: &Path, number: u8, name: &str) -> Cluster {
         node_networks: vec![format!("192.168.{number}.0/24").parse().expect("net")],
         pod_cidrs: vec![format!("10.{number}.0.0/16").parse().expect("net")],
         service_cidrs: vec![format!("172.16.{number}.0/24").parse().expect("net")],
+        dns_server: None,
         nodes: vec![Node {
             name: node.clone(),
             addresses: vec![[192, 168, number, 1].into()],
@@ -141,6 +142,7 @@ impl FakeMesh {
                 addresses: vec![[172, 16, 1, 10].into()],
                 port: 8080,
                 kind: ServiceKind::Ndvi,
+                names: Vec::new(),
             }],
             clusters,
             clients: Vec::new(),

@@ -1,13 +1,15 @@
 //! Faults at the edges: processes that are killed or starved, and a policy that drops.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
-use super::{Fault, FaultKind, PLANES};
+use super::{Fault, FaultKind, PLANES, Trouble};
 use crate::cgroup;
 use crate::error::{LabError, Result};
 use crate::net::{Redirect, Services, Tools, entries, renewed_rules, translate_anew};
 use crate::paths::RunDir;
-use crate::process::ProcessSpec;
+use crate::process::{ProcessSpec, last_words};
 use crate::state::State;
 use crate::topology::{NodeNet, PodRole, Topology};
 use crate::workload::agent_name;
@@ -29,6 +31,7 @@ pub(super) fn set(run: &RunDir, state: &mut State, fault: &Fault) -> Result<()> 
         }
         FaultKind::Starve { node, share } => starve(run, state, fault, node, *share),
         FaultKind::ServiceRedirect { at, .. } => translate(state, at, None),
+        FaultKind::DnsTrouble { cluster, trouble } => dns(state, cluster, Some(*trouble)),
         _ => victims(state, fault)
             .iter()
             .try_for_each(|name| match state.process(name) {
@@ -53,6 +56,7 @@ pub(super) fn clear(state: &mut State, fault: &Fault) -> Result<()> {
                 )
             }),
         FaultKind::ServiceRedirect { at, .. } => translate(state, at, Some(fault)),
+        FaultKind::DnsTrouble { cluster, .. } => dns(state, cluster, None),
         FaultKind::Starve { .. } => {
             let helper = starve_name(fault);
             if let Some(position) = state.processes.iter().position(|p| p.spec.name == helper) {
@@ -118,7 +122,8 @@ fn named(topology: &Topology, fault: &Fault) -> Vec<String> {
             .collect(),
         FaultKind::Path { .. }
         | FaultKind::PolicyDeny { .. }
-        | FaultKind::ServiceRedirect { .. } => Vec::new(),
+        | FaultKind::ServiceRedirect { .. }
+        | FaultKind::DnsTrouble { .. } => Vec::new(),
     }
 }
 
@@ -134,6 +139,43 @@ fn targets<'a>(
         })
         .map(|(_, node)| node)
         .collect()
+}
+
+/// Starts the DNS server of a cluster anew, with this trouble or none, and waits until it listens.
+fn dns(state: &mut State, cluster: &str, trouble: Option<Trouble>) -> Result<()> {
+    const OPTION: &str = "--trouble";
+    let clusters = &state.topology.clusters;
+    let Some(pod) = clusters.iter().find(|c| c.name == cluster) else {
+        return Ok(());
+    };
+    let server = state
+        .processes
+        .iter_mut()
+        .find(|process| process.spec.name == pod.dns_pod)
+        .ok_or_else(|| LabError::Fault(format!("`{cluster}` has no DNS server")))?;
+    server.end()?;
+    let args = &mut server.spec.args;
+    if let Some(at) = args.iter().position(|word| word == OPTION) {
+        args.drain(at..(at + 2).min(args.len()));
+    }
+    args.extend(
+        trouble
+            .into_iter()
+            .flat_map(|trouble| [OPTION.to_owned(), trouble.to_string()]),
+    );
+    let addresses = args.iter().filter(|word| *word == "--listen").count();
+    *server = server.spec.start()?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.listening(53) < addresses {
+        if Instant::now() > deadline || !server.alive() {
+            return Err(LabError::Fault(format!(
+                "the DNS server of `{cluster}` does not listen: {}",
+                last_words(&server.spec.log)
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// Gives the nodes of a cluster the services' translation that the active faults make, `but` one of them.
@@ -234,6 +276,7 @@ fn starve(run: &RunDir, state: &mut State, fault: &Fault, node: &str, share: f64
         netns: None,
         cgroup: cgroup::lab_dir(run.lab())?.join(cgroup::OUTSIDE),
         unprivileged: false,
+        resolv_conf: None,
         realtime: line.spec.realtime,
         log: run.logs().join(format!("{name}.log")),
         name,

@@ -52,8 +52,55 @@ pub enum FaultKind {
     AgentKilled { node: String },
     /// The cluster's DNS server is killed.
     DnsDown { cluster: String },
+    /// The cluster's DNS server answers as it should not.
+    DnsTrouble { cluster: String, trouble: Trouble },
     /// A node's agents get the processor only for `share` of the time, for at most ten minutes.
     Starve { node: String, share: f64 },
+}
+
+/// What a DNS server does wrong, with every name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// NXDOMAIN.
+    NoSuchName,
+    /// SERVFAIL.
+    ServerFailure,
+    /// No answer.
+    Silent,
+    /// The right answer, 300 ms late.
+    Slow,
+    /// Another address.
+    Wrong,
+}
+
+impl Trouble {
+    pub const ALL: [(Self, &str); 5] = [
+        (Self::NoSuchName, "nxdomain"),
+        (Self::ServerFailure, "servfail"),
+        (Self::Silent, "silent"),
+        (Self::Slow, "slow"),
+        (Self::Wrong, "wrong"),
+    ];
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::ALL.iter().find(|(trouble, _)| trouble == self);
+        f.write_str(word.map_or("?", |(_, word)| word))
+    }
+}
+
+impl std::str::FromStr for Trouble {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let known = Self::ALL.iter().find(|(_, word)| *word == text);
+        known.map(|(trouble, _)| *trouble).ok_or_else(|| {
+            let words: Vec<&str> = Self::ALL.iter().map(|(_, word)| *word).collect();
+            format!("`{text}` is none of {}", words.join(", "))
+        })
+    }
 }
 
 impl fmt::Display for FaultKind {
@@ -84,6 +131,7 @@ impl fmt::Display for FaultKind {
             }
             Self::AgentKilled { node } => write!(f, "agent-killed on {node}"),
             Self::DnsDown { cluster } => write!(f, "dns-down in {cluster}"),
+            Self::DnsTrouble { cluster, trouble } => write!(f, "dns {trouble} in {cluster}"),
             Self::Starve { node, share } => {
                 write!(f, "starve agents on {node} to {:.0} %", share * 100.0)
             }
@@ -250,6 +298,17 @@ fn check(state: &State, kind: &FaultKind) -> Result<()> {
             )
         }
         FaultKind::DnsDown { cluster } => check_cluster(topology, cluster),
+        FaultKind::DnsTrouble { cluster, .. } => {
+            check_cluster(topology, cluster)?;
+            let same = |other: &Fault| matches!(&other.kind, FaultKind::DnsTrouble { cluster: c, .. } | FaultKind::DnsDown { cluster: c } if c == cluster);
+            match state.faults.iter().find(|other| same(other)) {
+                Some(other) => Err(LabError::Fault(format!(
+                    "the DNS server of `{cluster}` has a fault already: {}: {}",
+                    other.id, other.kind
+                ))),
+                None => Ok(()),
+            }
+        }
     }
 }
 

@@ -1,43 +1,55 @@
 //! A cluster's DNS server: authoritative for the names of its zone file, refuses every other zone.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_server::Server;
-use hickory_server::net::runtime::TokioRuntimeProvider;
+use hickory_server::net::runtime::{Time, TokioRuntimeProvider};
+use hickory_server::proto::op::ResponseCode;
 use hickory_server::proto::rr::rdata::SOA;
 use hickory_server::proto::rr::{LowerName, Name, RData, Record};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::store::in_memory::InMemoryZoneHandler;
-use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneHandler, ZoneType};
+use hickory_server::zone_handler::{
+    AxfrPolicy, Catalog, MessageResponseBuilder, ZoneHandler, ZoneType,
+};
 use tokio::net::{TcpListener, UdpSocket};
+
+use crate::fault::Trouble;
 
 use super::{Arguments, RoleError, block_on, listening};
 
 const ROLE: &str = "dns";
 /// A client asks again soon: services of a lab come and go.
 const TTL_SECONDS: u32 = 5;
+/// How late a slow server answers.
+const SLOW: Duration = Duration::from_millis(300);
+/// Addresses for documentation, which nobody has.
+const WRONG_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
+const WRONG_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53);
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
 const TCP_ANSWERS: usize = 32;
 
-/// `--listen ADDRESS:PORT`, any number; `--zone FILE` of lines `name address`.
+/// `--listen ADDRESS:PORT`, any number; `--zone FILE` of lines `name address`; `--trouble WORD` of [`Trouble`].
 pub(super) fn main(args: &[String]) -> Result<(), RoleError> {
-    let args = Arguments::parse(ROLE, args, &["listen", "zone"])?;
+    let args = Arguments::parse(ROLE, args, &["listen", "zone", "trouble"])?;
     let addresses: Vec<SocketAddr> = args.all("listen")?;
+    let trouble: Option<Trouble> = args.optional("trouble")?;
     let file: PathBuf = args.one("zone")?;
     let text = std::fs::read_to_string(&file).map_err(|source| RoleError::Io {
         role: ROLE,
         what: format!("read {}", file.display()),
         source,
     })?;
-    let catalog = catalog(&text).map_err(|message| RoleError::Arguments {
+    let catalog = catalog(&text, trouble).map_err(|message| RoleError::Arguments {
         role: ROLE,
         message: format!("{}: {message}", file.display()),
     })?;
     block_on(ROLE, async {
-        let mut server = Server::new(catalog);
+        let mut server = Server::new(Troubled { catalog, trouble });
         for address in addresses {
             listen(&mut server, address)
                 .await
@@ -54,8 +66,38 @@ pub(super) fn main(args: &[String]) -> Result<(), RoleError> {
     })
 }
 
+/// A server with something wrong.
+struct Troubled {
+    catalog: Catalog,
+    trouble: Option<Trouble>,
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Troubled {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut response: R,
+    ) -> ResponseInfo {
+        match self.trouble {
+            Some(Trouble::Silent) => std::future::pending().await,
+            Some(Trouble::Slow) => tokio::time::sleep(SLOW).await,
+            Some(Trouble::ServerFailure) => {
+                let failure = MessageResponseBuilder::from_message_request(request)
+                    .error_msg(&request.metadata, ResponseCode::ServFail);
+                // Who did not wait for it does not get it.
+                if let Ok(info) = response.send_response(failure).await {
+                    return info;
+                }
+            }
+            Some(Trouble::NoSuchName | Trouble::Wrong) | None => {}
+        }
+        self.catalog.handle_request::<R, T>(request, response).await
+    }
+}
+
 /// UDP and TCP at the same port; returns it.
-async fn listen(server: &mut Server<Catalog>, address: SocketAddr) -> std::io::Result<SocketAddr> {
+async fn listen(server: &mut Server<Troubled>, address: SocketAddr) -> std::io::Result<SocketAddr> {
     let tcp = TcpListener::bind(address).await?;
     let address = tcp.local_addr()?;
     server.register_socket(UdpSocket::bind(address).await?);
@@ -64,7 +106,7 @@ async fn listen(server: &mut Server<Catalog>, address: SocketAddr) -> std::io::R
 }
 
 /// One zone per last label of the names, so `mesh` for `ndvi.svc.talos-east.mesh`.
-fn catalog(text: &str) -> Result<Catalog, String> {
+fn catalog(text: &str, trouble: Option<Trouble>) -> Result<Catalog, String> {
     let mut zones: BTreeMap<Name, InMemoryZoneHandler<TokioRuntimeProvider>> = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -77,6 +119,13 @@ fn catalog(text: &str) -> Result<Catalog, String> {
         let zone = zones
             .entry(origin.clone())
             .or_insert_with(|| empty_zone(&origin));
+        let address = match (trouble, address) {
+            // The name's zone stays, so that the answer is NXDOMAIN and not a refusal.
+            (Some(Trouble::NoSuchName), _) => continue,
+            (Some(Trouble::Wrong), IpAddr::V4(_)) => WRONG_V4.into(),
+            (Some(Trouble::Wrong), IpAddr::V6(_)) => WRONG_V6.into(),
+            (_, address) => address,
+        };
         let data = match address {
             IpAddr::V4(v4) => RData::A(v4.into()),
             IpAddr::V6(v6) => RData::AAAA(v6.into()),
@@ -127,7 +176,7 @@ fn empty_zone(origin: &Name) -> InMemoryZoneHandler<TokioRuntimeProvider> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use hickory_server::proto::op::{Message, Query, ResponseCode};
+    use hickory_server::proto::op::{Message, Query};
     use hickory_server::proto::rr::RecordType;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -147,7 +196,12 @@ host.lan 192.168.1.1
 
     /// A server for `zone` on loopback, in this test's runtime.
     pub(in crate::role) async fn start(zone: &str) -> SocketAddr {
-        let mut server = Server::new(catalog(zone).unwrap());
+        start_with(zone, None).await
+    }
+
+    async fn start_with(zone: &str, trouble: Option<Trouble>) -> SocketAddr {
+        let catalog = catalog(zone, trouble).unwrap();
+        let mut server = Server::new(Troubled { catalog, trouble });
         let any = "127.0.0.1:0".parse().unwrap();
         let address = listen(&mut server, any).await.unwrap();
         tokio::spawn(async move { server.block_until_done().await });
@@ -246,12 +300,12 @@ host.lan 192.168.1.1
             (1, "a..b 10.0.0.1"),
             (3, "\n\n10.0.0.1 a.mesh"),
         ] {
-            let Err(error) = catalog(text) else {
+            let Err(error) = catalog(text, None) else {
                 panic!("{text:?} was accepted");
             };
             assert!(error.starts_with(&format!("line {line}: ")), "{error}");
         }
-        assert!(catalog("# nothing\n").is_ok());
+        assert!(catalog("# nothing\n", None).is_ok());
     }
 
     #[tokio::test]
@@ -263,5 +317,32 @@ host.lan 192.168.1.1
             matches!(nothing, Err(LookupError::NoAnswer { .. })),
             "{nothing:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn every_trouble_is_what_it_is_called() {
+        const NAME: &str = "ndvi.svc.talos-east.mesh";
+        for (trouble, word) in Trouble::ALL {
+            assert_eq!(word.parse(), Ok(trouble));
+            let server = start_with(ZONE, Some(trouble)).await;
+            let before = std::time::Instant::now();
+            let found = resolve::lookup(server, NAME).await;
+            match (trouble, found) {
+                (Trouble::NoSuchName, Ok(found)) => assert_eq!(found, [] as [IpAddr; 0]),
+                (Trouble::ServerFailure, Err(LookupError::Refused { code, .. })) => {
+                    assert_eq!(code, ResponseCode::ServFail);
+                }
+                (Trouble::Silent, Err(LookupError::NoAnswer { .. })) => {}
+                (Trouble::Slow, Ok(found)) => {
+                    assert_eq!(found.len(), 2);
+                    // One question for each family.
+                    assert!(before.elapsed() >= 2 * SLOW);
+                }
+                (Trouble::Wrong, Ok(found)) => {
+                    assert_eq!(found, [IpAddr::from(WRONG_V4), WRONG_V6.into()]);
+                }
+                (trouble, found) => panic!("{trouble}: {found:?}"),
+            }
+        }
     }
 }

@@ -92,6 +92,13 @@ pub fn default_mesh(clusters: usize, nodes: usize) -> Result<Mesh, String> {
             addresses: Vec::new(),
             port: 8080,
             kind: ServiceKind::Ndvi,
+            names: ["svc.cluster.local", "svc.clusterset.local"]
+                .map(|domain| mesh::ServiceName {
+                    name: format!("ndvi.default.{domain}"),
+                    addresses: Vec::new(),
+                    clusters: Vec::new(),
+                })
+                .into(),
         }],
         clusters,
         links,
@@ -135,6 +142,7 @@ fn cluster(site: &Site, index: usize, nodes: usize) -> Cluster {
             v4(10, site.services, 0, 0, 12),
             v6(&format!("{ULA}:0:f{}::/112", site.services)),
         ],
+        dns_server: None,
         nodes: (0..nodes)
             .map(|n| Node {
                 name: name(n),

@@ -138,6 +138,16 @@ pub struct ServiceNet {
     /// In every cluster that runs it, that of `cluster` first.
     pub backends: Vec<Backend>,
     pub affinity: Choice,
+    /// Names that resolve to it, beside those of the lab's own domain.
+    pub names: Vec<NameNet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NameNet {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    /// Clusters whose servers know it; empty: all.
+    pub clusters: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use mesh::{Cluster, ExternalClient, Mesh, Node, Service};
 
 use super::addresses::{host, part, v4_first};
 use super::{
-    Backend, ClientHost, ClientNet, ClusterNet, Fabric, NodeNet, Pod, PodRole, ServiceNet,
+    Backend, ClientHost, ClientNet, ClusterNet, Fabric, NameNet, NodeNet, Pod, PodRole, ServiceNet,
     Topology, netns_prefix,
 };
 
@@ -326,6 +326,16 @@ fn plan_service(topology: &mut Topology, service: &Service) -> Result<(), String
     for name in std::iter::once(&service.cluster).chain(abroad) {
         backends.push(backend(topology, &lab, name, &service.name)?);
     }
+    let names = service.names.iter().map(|name| NameNet {
+        name: name.name.clone(),
+        addresses: if name.addresses.is_empty() {
+            addresses.clone()
+        } else {
+            name.addresses.clone()
+        },
+        clusters: name.clusters.clone(),
+    });
+    let names = names.collect();
     topology.services.push(ServiceNet {
         name: service.name.clone(),
         cluster: service.cluster.clone(),
@@ -335,6 +345,7 @@ fn plan_service(topology: &mut Topology, service: &Service) -> Result<(), String
         node_port: FIRST_NODE_PORT + u16::try_from(index).unwrap_or(0),
         backends,
         affinity: service.affinity.into(),
+        names,
     });
     Ok(())
 }

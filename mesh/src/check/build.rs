@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use crate::model::{Cluster, ExternalClient, Link, Mesh, Node, Objectives, Service, Tls};
+use crate::model::{
+    Cluster, ExternalClient, Link, Mesh, Node, Objectives, Service, ServiceName, Tls,
+};
 use crate::spec::{
-    At, ClientSpec, ClusterSpec, LinkSpec, List, NodeSpec, ServiceSpec, Spec, WaiverSpec,
+    At, ClientSpec, ClusterSpec, LinkSpec, List, NameSpec, NodeSpec, ServiceSpec, Spec, WaiverSpec,
 };
 use crate::{PolicyRule, Rules, Waiver, WaiverScope};
 
@@ -16,6 +18,13 @@ pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
         Some(ExternalClient {
             name: value(&client.name)?,
             prefixes: values(&client.prefixes),
+        })
+    };
+    let name = |name: &NameSpec| {
+        Some(ServiceName {
+            name: value(&name.name)?,
+            addresses: ipv4_first(&name.addresses),
+            clusters: values(&name.clusters),
         })
     };
     let service = |service: &ServiceSpec| {
@@ -31,6 +40,12 @@ pub(super) fn mesh(spec: &Spec) -> Option<Mesh> {
             addresses: ipv4_first(&service.addresses),
             port: value(&service.port)?,
             kind: value(&service.kind)?,
+            names: service
+                .names
+                .items
+                .iter()
+                .map(name)
+                .collect::<Option<_>>()?,
         })
     };
     let objectives = &spec.objectives;
@@ -130,6 +145,7 @@ fn cluster(spec: &ClusterSpec) -> Option<Cluster> {
         node_networks: values(&spec.node_networks),
         pod_cidrs: values(&spec.pod_cidrs),
         service_cidrs: values(&spec.service_cidrs),
+        dns_server: value(&spec.dns_server),
         nodes: spec.nodes.items.iter().map(node).collect::<Option<_>>()?,
         context: value(&spec.context),
     })

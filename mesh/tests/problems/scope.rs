@@ -3,6 +3,37 @@
 use crate::{GOOD, check, problems};
 
 #[test]
+fn names_of_services() {
+    let names = |text: &str, problems: &[&str]| {
+        check(
+            "kind: ndvi",
+            &format!("kind: ndvi, names: {text}"),
+            problems,
+        );
+    };
+    names(
+        "[{name: ndvi}]",
+        &[
+            "25:97 services[0].names[0].name: `ndvi` is no complete name: search lists are not used \
+         | write it whole, such as `ndvi.default.svc.cluster.local`",
+        ],
+    );
+    names(
+        "[{name: a.b, clusters: [eats]}]",
+        &[
+            "25:113 services[0].names[0].clusters[0]: no cluster is called `eats` | did you mean `east`?",
+        ],
+    );
+    names(
+        "[{name: a.b}, {name: a.b, clusters: [east], addresses: [10.9.9.9]}, {name: a.b}]",
+        &[
+            "25:164 services[0].names[2].name: the name `a.b` in `*` is given twice \
+         | 25:97 services[0].names[0].name: the first one is here",
+        ],
+    );
+}
+
+#[test]
 fn backends_and_affinity() {
     let backends = |text: &str, problems: &[&str]| {
         check("cluster: east", &format!("cluster: east, {text}"), problems);

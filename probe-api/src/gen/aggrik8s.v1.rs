@@ -111,12 +111,18 @@ pub struct Target {
     /// "10.244.1.10:7411" or "\[fd00::1\]:7411"
     #[prost(string, tag = "4")]
     pub address: ::prost::alloc::string::String,
-    /// tcp, udp, http, ndvi_tile
+    /// tcp, udp, http, ndvi_tile, dns
     #[prost(string, tag = "5")]
     pub kind: ::prost::alloc::string::String,
     /// probes to send, 1..=100000
     #[prost(uint32, tag = "6")]
     pub count: u32,
+    /// dns: asked of `address`; "0.0.0.0:53" is the agent's own resolver
+    #[prost(string, tag = "7")]
+    pub name: ::prost::alloc::string::String,
+    /// dns: what it must resolve to, all of one family, which is asked for
+    #[prost(string, repeated, tag = "8")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProbeRequest {
@@ -143,7 +149,7 @@ pub struct ProbeResult {
     pub sent_ns: u64,
     #[prost(uint64, tag = "5")]
     pub delay_ns: u64,
-    /// ok, refused, timeout, reset, unreachable, wrong_responder, bad_reply, local_error
+    /// ok, refused, timeout, reset, unreachable, wrong_responder, bad_reply, no_such_name, server_failure, wrong_address, local_error
     #[prost(string, tag = "6")]
     pub outcome: ::prost::alloc::string::String,
     #[prost(uint64, optional, tag = "7")]

@@ -309,6 +309,7 @@ impl Echoes<'_> {
                     node: Some(self.target.node.node.clone()),
                     service: None,
                     address: self.target.address,
+                    question: None,
                 },
                 kind: ProbeKind::Udp,
                 count,

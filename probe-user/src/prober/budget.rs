@@ -153,6 +153,7 @@ mod tests {
                         node: Some("n".into()),
                         service: None,
                         address: "127.0.0.1:7411".parse().unwrap(),
+                        question: None,
                     },
                     kind: ProbeKind::Tcp,
                     count,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use mesh::observation::{Outcome, Sample};
+use mesh::observation::{Outcome, ProbeKind, Sample};
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -259,7 +259,7 @@ impl Engine {
             running.job.tile,
             "aggrik8s-probe",
         );
-        let ports = if planned.kind == mesh::observation::ProbeKind::Udp {
+        let ports = if matches!(planned.kind, ProbeKind::Udp | ProbeKind::Dns) {
             &mut self.udp_ports
         } else {
             &mut self.tcp_ports

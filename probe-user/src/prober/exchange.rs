@@ -33,6 +33,7 @@ enum Expect {
     HttpEcho(String),
     HttpAnswer,
     Ndvi(Box<ndvi::Request>),
+    Dns(Box<super::dns::Lookup>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +86,15 @@ impl Exchange {
                 let bytes = request.encode().map_err(|error| error.to_string())?;
                 let udp = kind == ProbeKind::Udp;
                 (bytes, Expect::Echo { key, udp }, PROBE_BYTES)
+            }
+            ProbeKind::Dns => {
+                let question = target.question.as_ref().ok_or("no name to ask for")?;
+                let lookup = super::dns::Lookup::new(question, key.id())?;
+                (
+                    lookup.query()?,
+                    Expect::Dns(Box::new(lookup)),
+                    super::dns::MOST_BYTES,
+                )
             }
             ProbeKind::Http => {
                 let (path, expect) = if target.node.is_some() {
@@ -142,6 +152,7 @@ impl Exchange {
                 }
                 _ => Answer::plain(Outcome::BadReply),
             }),
+            Expect::Dns(lookup) => Some(Answer::plain(lookup.judge(received))),
             Expect::Ndvi(request) => http_body(received, eof).map(|body| match body {
                 Ok((200, body)) => self.judge_ndvi(request, &body),
                 _ => Answer::plain(Outcome::BadReply),

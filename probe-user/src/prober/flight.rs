@@ -43,6 +43,15 @@ pub(super) fn open(
     target: SocketAddr,
     ports: &mut Ports,
 ) -> (Result<Opened, NotOpened>, u64) {
+    if target.ip().is_unspecified() {
+        // The agent's own resolv.conf names no resolver.
+        let failure = NotOpened {
+            outcome: Outcome::LocalError,
+            port: 0,
+            sent: Instant::now(),
+        };
+        return (Err(failure), 0);
+    }
     let mut taken = 0;
     let mut failure = None;
     for _ in 0..PORT_ATTEMPTS {
@@ -83,7 +92,7 @@ fn open_from(
     target: SocketAddr,
     port: u16,
 ) -> Result<Opened, (io::Error, Instant)> {
-    let udp = kind == ProbeKind::Udp;
+    let udp = matches!(kind, ProbeKind::Udp | ProbeKind::Dns);
     let (socket_type, protocol) = if udp {
         (Type::DGRAM, Protocol::UDP)
     } else {

@@ -5,6 +5,7 @@
 //! answer is judged is pure ([`exchange`], [`outcome`], [`schedule`]).
 
 mod budget;
+mod dns;
 mod engine;
 mod exchange;
 mod flight;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
 
-use mesh::observation::Sample;
+use mesh::observation::{ProbeKind, Sample};
 use probe_api::ProbePlan;
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,6 +28,9 @@ pub use ports::{Ports, Purpose, SourcePorts};
 
 use budget::Budget;
 use engine::Engine;
+
+/// Names the resolver that processes beside the agent use.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What the prober did, since its start.
 #[derive(Debug, Default)]
@@ -109,11 +113,21 @@ impl Prober {
     /// `tile` is the side of NDVI tiles.
     pub fn submit(
         &self,
-        plan: ProbePlan,
+        mut plan: ProbePlan,
         tile: TileSide,
         purpose: Purpose,
     ) -> Result<mpsc::Receiver<(u32, Sample)>, Refusal> {
         plan.check().map_err(Refusal::Plan)?;
+        for planned in &mut plan.targets {
+            let address = &mut planned.target.address;
+            if planned.kind == ProbeKind::Dns && address.ip().is_unspecified() {
+                // Read anew for each run: whoever manages the file changes it when it likes.
+                let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+                if let Some(resolver) = dns::first_resolver(&text) {
+                    address.set_ip(resolver);
+                }
+            }
+        }
         let permit = self.budget.take(&plan)?;
         // As long as the run, so that a slow reader never blocks or loses a sample; memory is only used when it lags.
         let capacity = usize::try_from(plan.probes()).unwrap_or(usize::MAX);

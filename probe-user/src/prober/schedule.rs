@@ -89,6 +89,7 @@ mod tests {
                         node: Some("n".into()),
                         service: None,
                         address: "127.0.0.1:1".parse().unwrap(),
+                        question: None,
                     },
                     kind: ProbeKind::Tcp,
                     count: *count,

@@ -24,6 +24,7 @@ fn target(service: bool) -> ProbeTarget {
         node: (!service).then(|| "w-1".into()),
         service: service.then(|| "ndvi".into()),
         address: "10.0.0.1:80".parse().unwrap(),
+        question: None,
     }
 }
 

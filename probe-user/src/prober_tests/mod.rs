@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use mesh::observation::{NodeRef, Outcome, ProbeKind, ProbeTarget};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::{RData, Record};
+use mesh::observation::{NodeRef, Outcome, ProbeKind, ProbeTarget, Question};
 use probe_api::PlannedTarget;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +35,7 @@ fn planned(kind: ProbeKind, address: SocketAddr, count: u32) -> PlannedTarget {
             node: (kind != ProbeKind::NdviTile).then(|| "w-1".into()),
             service: (kind == ProbeKind::NdviTile).then(|| "ndvi".into()),
             address,
+            question: None,
         },
         kind,
         count,
@@ -438,4 +441,84 @@ fn a_stall_makes_the_schedule_slip_instead_of_bunching() {
         .filter(|pair| pair[1].sent_ns - pair[0].sent_ns < 1_000_000)
         .count();
     assert!(bunched <= 2, "{bunched} of 19 right after one another");
+}
+
+/// A resolver that answers each question with what `answer` makes of it.
+fn resolver(answer: impl Fn(&mut Message) -> usize + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut bytes) {
+            let mut message = Message::from_vec(&bytes[..length]).unwrap();
+            message.metadata.message_type = MessageType::Response;
+            for _ in 0..answer(&mut message) {
+                let _ = socket.send_to(&message.to_vec().unwrap(), peer);
+            }
+        }
+    });
+    address
+}
+
+fn lookup(resolver: SocketAddr, count: u32) -> PlannedTarget {
+    let mut planned = planned(ProbeKind::NdviTile, resolver, count);
+    planned.kind = ProbeKind::Dns;
+    planned.target.question = Some(Question {
+        name: "ndvi.default.svc.cluster.local".into(),
+        addresses: vec!["10.96.0.80".parse().unwrap()],
+    });
+    planned
+}
+
+#[tokio::test]
+async fn names_are_asked_for_and_each_answer_is_told() {
+    let prober = prober(61_500..=61_599);
+    let has = |ip: [u8; 4]| {
+        move |message: &mut Message| {
+            let name = message.queries[0].name().clone();
+            let data = RData::A(Ipv4Addr::from(ip).into());
+            message.answers.push(Record::from_rdata(name, 5, data));
+            1
+        }
+    };
+    let says = |code| {
+        move |message: &mut Message| {
+            message.metadata.response_code = code;
+            1
+        }
+    };
+    let closed = {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.local_addr().unwrap()
+    };
+    let forged = |message: &mut Message| {
+        message.metadata.id ^= 1;
+        2
+    };
+    let targets = vec![
+        (resolver(has([10, 96, 0, 80])), Outcome::Ok),
+        (resolver(has([10, 96, 0, 99])), Outcome::WrongAddress),
+        (resolver(says(ResponseCode::NXDomain)), Outcome::NoSuchName),
+        (
+            resolver(says(ResponseCode::ServFail)),
+            Outcome::ServerFailure,
+        ),
+        (resolver(|_| 0), Outcome::Timeout),
+        // What answers another question is somebody else's, however often it comes.
+        (resolver(forged), Outcome::BadReply),
+        (closed, Outcome::Refused),
+    ];
+    let planned = targets.iter().map(|(address, _)| lookup(*address, 5));
+    let samples = run(&prober, plan(planned.collect(), 300)).await;
+    let mut ports: Vec<u16> = Vec::new();
+    for (target, sample) in samples {
+        let (address, outcome) = targets[target as usize];
+        assert_eq!(sample.outcome, outcome, "{address}: {sample:?}");
+        assert_eq!(sample.round_trip_ns.is_some(), outcome == Outcome::Ok);
+        assert_eq!(sample.connect_ns, None);
+        ports.push(sample.source_port);
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 35, "a new port per question");
 }

@@ -46,7 +46,7 @@ const PLACES: [Place; 6] = [
 type Build = fn(Place) -> Case;
 
 /// Kinds with one place only ignore the one that they are given.
-const KINDS: [(&str, Build); 33] = [
+const KINDS: [(&str, Build); 36] = [
     ("blackhole", blackhole),
     ("blackhole of a node pair", pair_blackhole),
     ("5 % loss", loss),
@@ -72,6 +72,9 @@ const KINDS: [(&str, Build); 33] = [
     ("half-speed path", slow_path),
     ("half-speed port", slow_port),
     ("jitter", jitter),
+    ("no such name", no_such_name),
+    ("resolver errs", resolver_errs),
+    ("resolver silent", resolver_silent),
     ("payloads corrupted", corrupt),
     ("open connections reset", reset),
     ("first packets wait", setup),
@@ -344,6 +347,37 @@ fn backend_down(_: Place) -> Case {
         links: vec![(WEST, EAST), (PI, EAST)],
         ..Case::default()
     }
+}
+
+/// The source cluster's resolver: no link has a part in it.
+fn resolver(p: Place, how: &str, id: &'static str) -> Case {
+    Case {
+        kind: "",
+        faults: vec![words(&["dns", p.source, "--how", how])],
+        exit: 1,
+        causes: vec![Named {
+            id,
+            source: p.source,
+            target: "-",
+            node: "-".to_owned(),
+            either: false,
+        }],
+        links: Vec::new(),
+        paths: Vec::new(),
+        undecided: Vec::new(),
+    }
+}
+
+fn no_such_name(p: Place) -> Case {
+    resolver(p, "nxdomain", "dns.no_such_name")
+}
+
+fn resolver_errs(p: Place) -> Case {
+    resolver(p, "servfail", "dns.server_failure")
+}
+
+fn resolver_silent(p: Place) -> Case {
+    resolver(p, "silent", "dns.unanswered")
 }
 
 /// No rule of verify knows these: a wrong name would send somebody to the wrong device.

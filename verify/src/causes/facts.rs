@@ -60,6 +60,8 @@ impl Facts {
             Outcome::Unreachable => Some(&mut self.unreachable),
             Outcome::Reset => Some(&mut self.reset),
             Outcome::WrongResponder | Outcome::BadReply => Some(&mut self.foreign),
+            // Of questions to resolvers, which are told elsewhere.
+            Outcome::NoSuchName | Outcome::ServerFailure | Outcome::WrongAddress => None,
             Outcome::LocalError => return,
         };
         if let Some(counter) = counter {

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod control;
+mod dns;
 mod facts;
 mod growth;
 mod latency;
@@ -73,6 +74,7 @@ pub(crate) fn find(view: &View<'_>, checks: &mut [Check]) -> Vec<Cause> {
     loss::find(&mut case);
     affinity::find(&mut case);
     service::find(&mut case);
+    dns::find(&mut case);
     latency::find(&mut case);
     growth::find(&mut case);
     transfer::find(&mut case);

@@ -179,6 +179,36 @@ pub const CAUSES: &[CauseSpec] = &[
         "the pods behind the service in that cluster, its `global` and `shared` annotations there",
     ),
     spec(
+        "dns.unanswered",
+        "the resolver of a cluster does not answer",
+        "questions for declared names time out or are refused; the summary says whether the services' addresses work",
+        "the resolver's pods and endpoints, policies for UDP 53",
+    ),
+    spec(
+        "dns.no_such_name",
+        "a declared name does not exist for the resolver of a cluster",
+        "NXDOMAIN, or no address of the family",
+        "spelling and namespace, ServiceExport and ServiceImport, the `clusterset.local` zone of the resolver",
+    ),
+    spec(
+        "dns.server_failure",
+        "the resolver of a cluster answers with an error",
+        "SERVFAIL, REFUSED or another code that is neither an answer nor NXDOMAIN",
+        "the resolver's log: upstream, API server, zones",
+    ),
+    spec(
+        "dns.wrong_address",
+        "a declared name resolves to another address",
+        "answers without an error whose addresses are not all the declared ones",
+        "the address of the Service or ServiceImport, stale caches, another service of the same name",
+    ),
+    spec(
+        "dns.slow",
+        "the resolver of a cluster answers late",
+        "right answers, more than 1 % of them after 100 ms",
+        "CPU limits and replicas of the resolver, its upstream, conntrack races",
+    ),
+    spec(
         "node.cut_off",
         "one node is cut off",
         "the same dead paths to or from every other cluster, each confined to this one node",

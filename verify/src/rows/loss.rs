@@ -410,6 +410,7 @@ mod tests {
                 node: Some("n".to_owned()),
                 service: None,
                 address: ([10, 0, 0, 1], 7411).into(),
+                question: None,
             },
             kind: ProbeKind::Udp,
             plane: Plane::Pod,

@@ -4,6 +4,7 @@ mod affinity;
 mod baseline;
 mod config;
 pub(crate) mod control;
+mod dns;
 mod evidence;
 mod jitter;
 pub(crate) mod latency;
@@ -114,6 +115,7 @@ pub(crate) fn build(view: &View<'_>, policy: &Policy) -> Vec<Draft> {
     rows.extend(control::rows(view));
     rows.extend(policy::rows(view));
     rows.extend(service::rows(view));
+    rows.extend(dns::rows(view));
     rows.retain(|row| policy.selects(&row.check.id));
     if let Some(baseline) = &policy.baseline
         && wanted(&[checks::LATENCY_BASELINE])
@@ -369,6 +371,9 @@ pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Unreachable => "unreachable",
         Outcome::WrongResponder => "wrong_responder",
         Outcome::BadReply => "bad_reply",
+        Outcome::NoSuchName => "no_such_name",
+        Outcome::ServerFailure => "server_failure",
+        Outcome::WrongAddress => "wrong_address",
         Outcome::LocalError => "local_error",
     }
 }

@@ -141,6 +141,7 @@ impl Bench {
                 node: Some("b1".into()),
                 service: None,
                 address: SocketAddr::from(([10, 1, 0, 2], 7411)),
+                question: None,
             },
             kind: ProbeKind::Udp,
             plane: Plane::Pod,

@@ -8,7 +8,7 @@ pub(crate) mod verdicts;
 
 use std::net::IpAddr;
 
-use mesh::observation::NodeRef;
+use mesh::observation::{NodeRef, Outcome};
 use mesh::{Cluster, Link, Mesh, Node, Objectives, Service, ServiceKind};
 
 /// splitmix64: small, seeded, good enough to drop packets.
@@ -107,6 +107,10 @@ pub(crate) enum Fault {
     BackendsDown(&'static str),
     /// Nodes that meet this (on either end) know only the backends in these clusters.
     Knows(On, &'static [&'static str]),
+    /// How every question for a name ends in this cluster, or at this node.
+    Names(&'static str, Outcome),
+    /// The resolver of this cluster takes 300 ms.
+    NamesSlow(&'static str),
     /// Tiles take this many seconds.
     NdviSlow(f64),
     /// Nothing above so many bytes crosses between nodes.
@@ -161,6 +165,7 @@ pub(crate) fn mesh(clusters: &[&str], nodes: usize) -> Mesh {
             node_networks: vec![format!("192.168.{c}.0/24").parse().expect("net")],
             pod_cidrs: vec![format!("10.{c}.0.0/16").parse().expect("net")],
             service_cidrs: vec![format!("172.16.{c}.0/24").parse().expect("net")],
+            dns_server: None,
             nodes: (0..nodes)
                 .map(|n| Node {
                     name: format!("{name}{}", n + 1),
@@ -192,6 +197,7 @@ pub(crate) fn mesh(clusters: &[&str], nodes: usize) -> Mesh {
             addresses: vec![IpAddr::from([172, 16, 0, 10])],
             port: 8080,
             kind: ServiceKind::Ndvi,
+            names: Vec::new(),
         }],
         clusters,
         clients: Vec::new(),

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use mesh::observation::{
     Direction, KernelConnection, KernelOutcome, KernelSeries, NodeAccount, NodeRef, NodeReport,
-    NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Received,
-    Sample,
+    NodeState, Observations, Origin, Outcome, Plane, ProbeKind, ProbeRun, ProbeTarget, Question,
+    Received, Sample,
 };
-use mesh::{Node, Service, ServiceKind};
+use mesh::{Node, Service, ServiceKind, ServiceName};
 
 use super::{DEADLINE_SECONDS, Fault, On, RTO_SECONDS, RTT_SECONDS, Random, World};
 
@@ -124,6 +124,13 @@ impl Sim<'_> {
             for link in verify::service_askers(&world.mesh, service) {
                 for source in world.ends(&link.source) {
                     self.tile_run(&source, service, world.tiles);
+                }
+            }
+        }
+        for cluster in &world.mesh.clusters {
+            for (service, name) in world.mesh.names_in(&cluster.name) {
+                for source in world.ends(&cluster.name) {
+                    self.name_run(&source, service, name, world.tiles);
                 }
             }
         }
@@ -624,12 +631,55 @@ impl Sim<'_> {
                 node: None,
                 service: Some(service.name.clone()),
                 address: SocketAddr::new(service.addresses[0], service.port),
+                question: None,
             },
             kind: match service.kind {
                 ServiceKind::Ndvi => ProbeKind::NdviTile,
                 ServiceKind::Http => ProbeKind::Http,
                 ServiceKind::Tcp => ProbeKind::Tcp,
             },
+            plane: Plane::Pod,
+            look: 0,
+            samples,
+        });
+    }
+
+    fn name_run(&mut self, source: &End, service: &Service, name: &ServiceName, count: u32) {
+        if self.dead(&source.node) {
+            return;
+        }
+        let cluster = source.node.cluster.as_str();
+        let mut samples = Vec::new();
+        for sequence in 0..count {
+            let port = self.next_port();
+            let told = self.world.faults.iter().find_map(|fault| match fault {
+                Fault::Names(on, outcome) if *on == cluster || *on == source.node.node => {
+                    Some(*outcome)
+                }
+                _ => None,
+            });
+            let slow = self.has(|f| matches!(f, Fault::NamesSlow(c) if *c == cluster));
+            let outcome = told.unwrap_or(Outcome::Ok);
+            let attempt = Attempt {
+                outcome,
+                connect: None,
+                round_trip: (outcome == Outcome::Ok).then_some(if slow { 0.3 } else { 0.001 }),
+            };
+            samples.push(self.sample(sequence, port, attempt, None));
+        }
+        self.out.runs.push(ProbeRun {
+            source: source.node.clone(),
+            target: ProbeTarget {
+                cluster: cluster.to_owned(),
+                node: None,
+                service: Some(service.name.clone()),
+                address: "0.0.0.0:53".parse().expect("an address"),
+                question: Some(Question {
+                    name: name.name.clone(),
+                    addresses: service.addresses_of(name).to_vec(),
+                }),
+            },
+            kind: ProbeKind::Dns,
             plane: Plane::Pod,
             look: 0,
             samples,
@@ -652,6 +702,7 @@ impl Sim<'_> {
                 node: Some(target.node.node.clone()),
                 service: None,
                 address,
+                question: None,
             },
             kind,
             plane,

@@ -47,6 +47,7 @@ pub(super) fn targets(mesh: &Mesh, policy: &Policy, wanted: &mut Vec<Wanted>) {
                             node: Some(target.name.clone()),
                             service: None,
                             address: (address, RESPONDER_ECHO_PORT).into(),
+                            question: None,
                         },
                         count: PER_NODE / neighbours as f64,
                         statement: 0.0,

@@ -43,6 +43,7 @@ pub(super) fn targets(mesh: &Mesh, policy: &Policy, wanted: &mut Vec<Wanted>) {
                         node: None,
                         service: Some(service.name.clone()),
                         address: SocketAddr::new(*address, service.port),
+                        question: None,
                     },
                     count: proving as f64 / cluster.nodes.len().max(1) as f64,
                     statement: cluster.nodes.len() as f64,

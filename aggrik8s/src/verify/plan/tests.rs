@@ -47,6 +47,7 @@ pub(super) fn mesh(nodes: usize) -> Mesh {
         node_networks: Vec::new(),
         pod_cidrs: Vec::new(),
         service_cidrs: Vec::new(),
+        dns_server: None,
         nodes: (0..nodes as u8)
             .map(|n| Node {
                 name: format!("{name}{n}"),
@@ -74,6 +75,7 @@ pub(super) fn mesh(nodes: usize) -> Mesh {
             addresses: vec![[172, 16, 0, 1].into()],
             port: 8080,
             kind: ServiceKind::Ndvi,
+            names: Vec::new(),
         }],
         links: vec![link("a", "b"), link("b", "a")],
         objectives: mesh::Objectives::default(),
