@@ -352,7 +352,6 @@ fn backend_down(_: Place) -> Case {
 /// The source cluster's resolver: no link has a part in it.
 fn resolver(p: Place, how: &str, id: &'static str) -> Case {
     Case {
-        kind: "",
         faults: vec![words(&["dns", p.source, "--how", how])],
         exit: 1,
         causes: vec![Named {
@@ -362,9 +361,7 @@ fn resolver(p: Place, how: &str, id: &'static str) -> Case {
             node: "-".to_owned(),
             either: false,
         }],
-        links: Vec::new(),
-        paths: Vec::new(),
-        undecided: Vec::new(),
+        ..Case::default()
     }
 }
 

@@ -499,6 +499,7 @@ mod tests {
     #[test]
     fn responders_tell_nothing_of_a_way_that_some_echo_crossed() {
         let cluster = |name: &str, net: u8| mesh::Cluster {
+            dns_server: None,
             name: name.to_owned(),
             id: net.into(),
             node_networks: Vec::new(),

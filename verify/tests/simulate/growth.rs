@@ -140,6 +140,7 @@ impl Bench {
                 cluster: "b".into(),
                 node: Some("b1".into()),
                 service: None,
+                question: None,
                 address: remote,
             },
             kind: ProbeKind::Tcp,

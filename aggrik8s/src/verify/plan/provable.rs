@@ -72,6 +72,7 @@ fn decides(mesh: &Mesh, want: &Wanted) -> Vec<(&'static str, f64, &'static str)>
             ("ndvi_success", tiles, checks::NDVI_SUCCESS),
             ("ndvi_success", tiles, checks::NDVI_ROUND_TRIP),
         ],
+        (ProbeKind::Dns, _) => vec![("connect_success", connect, checks::DNS_RESOLVE)],
         _ if service => vec![("connect_success", connect, checks::SERVICE_REACH)],
         (ProbeKind::Tcp, Plane::Pod) => vec![
             ("connect_success", connect, checks::POD_TCP),
