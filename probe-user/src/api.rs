@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mesh::observation::ProbeKind;
+use mesh::observation::{ProbeKind, Question};
 use mesh::{Mesh, Remote};
 use probe_api::measure::measure_result;
 use probe_api::reply::{UNKNOWN_DIRECTION, series_counter};
@@ -58,6 +58,7 @@ fn check_targets(mesh: &Mesh, targets: impl Iterator<Item = IpAddr>) -> Result<(
     for ip in targets {
         let declared = mesh.classify(ip) != Remote::World
             || mesh.services.iter().any(|s| s.addresses.contains(&ip))
+            || mesh.clusters.iter().any(|c| c.dns_server == Some(ip))
             || mesh
                 .clusters
                 .iter()
@@ -66,6 +67,23 @@ fn check_targets(mesh: &Mesh, targets: impl Iterator<Item = IpAddr>) -> Result<(
         if !declared {
             return Err(Status::permission_denied(format!(
                 "target address `{ip}` is not in the agent's mesh.yaml"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Nor are they anybody's way to ask a cluster's resolver: only declared names are asked for.
+fn check_questions(mesh: &Mesh, plan: &ProbePlan) -> Result<(), Status> {
+    let asked = plan
+        .targets
+        .iter()
+        .filter_map(|t| t.target.question.as_ref());
+    for Question { name, .. } in asked {
+        let mut declared = mesh.services.iter().flat_map(|service| &service.names);
+        if !declared.any(|known| known.name == *name) {
+            return Err(Status::permission_denied(format!(
+                "name `{name}` is not in the agent's mesh.yaml"
             )));
         }
     }
@@ -200,8 +218,12 @@ impl wire::agent_server::Agent for Api {
         };
         let plan = ProbePlan::try_from(request.get_ref())
             .map_err(|error| refuse(Status::invalid_argument(chain(&error))))?;
-        let targets = plan.targets.iter().map(|t| t.target.address.ip());
-        check_targets(&agent.mesh(), targets).map_err(refuse)?;
+        let mesh = agent.mesh();
+        check_questions(&mesh, &plan).map_err(refuse)?;
+        let addresses = plan.targets.iter().map(|t| t.target.address.ip());
+        // Only a question passes with none: it goes to the resolver of this agent.
+        let targets = addresses.filter(|ip| !ip.is_unspecified());
+        check_targets(&mesh, targets).map_err(refuse)?;
         let kinds: Vec<ProbeKind> = plan.targets.iter().map(|t| t.kind).collect();
         let results = agent
             .prober

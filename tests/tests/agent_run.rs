@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use mesh::observation::{Outcome, Plane, ProbeKind, ProbeTarget};
+use mesh::observation::{Outcome, Plane, ProbeKind, ProbeTarget, Question};
 use mesh::{AgentEndpoint, Tls};
 use probe_api::{Client, ClientError, PlannedTarget, ProbePlan};
 use tests::place::{self, Agent, Place, at_a_place, get, wait_until};
@@ -129,13 +129,28 @@ fn what_is_not_declared_or_too_much_is_refused() -> anyhow::Result<()> {
             "target address `127.0.0.1` is not in the agent's mesh.yaml"
         );
 
+        let mut question = planned(place, ProbeKind::Dns, "e-1", 1);
+        question.target.node = None;
+        question.target.service = Some("ndvi".to_owned());
+        question.target.address = "0.0.0.0:53".parse().unwrap();
+        question.target.question = Some(Question {
+            name: "intranet.example".to_owned(),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+        });
+        let (code, message) = refusal(plan(vec![question])).await;
+        assert_eq!(code, tonic::Code::PermissionDenied);
+        assert_eq!(
+            message,
+            "name `intranet.example` is not in the agent's mesh.yaml"
+        );
+
         let mut many = plan(vec![planned(place, ProbeKind::Tcp, "w-1", 100); 100]);
         many.interval = Duration::from_millis(1);
         let (code, message) = refusal(many).await;
         assert_eq!(code, tonic::Code::ResourceExhausted);
         assert_eq!(message, "100000 probes/s asked, 4000 of 4000 are free");
 
-        assert_eq!(agent.metric("aggrik8s_api_refused_runs_total"), 2.0);
+        assert_eq!(agent.metric("aggrik8s_api_refused_runs_total"), 3.0);
     })
 }
 
