@@ -273,16 +273,8 @@ pub(crate) fn agent_specs(
             log: work.log(&format!("load-{}", node.key)),
         });
         for plane in [Plane::Pod, Plane::Node] {
-            let Some(spec) = agent_spec(
-                work,
-                probe,
-                &cluster.name,
-                node,
-                plane,
-                &pins,
-                &identity,
-                &cgroup,
-            ) else {
+            let at = (cluster, node);
+            let Some(spec) = agent_spec(work, probe, at, plane, &pins, &identity, &cgroup) else {
                 continue;
             };
             runs.push(spec);
@@ -301,8 +293,7 @@ pub(crate) fn agent_name(node_key: &str, plane: Plane) -> String {
 fn agent_spec(
     work: &Workload<'_>,
     probe: &Path,
-    cluster: &str,
-    node: &NodeNet,
+    (cluster, node): (&ClusterNet, &NodeNet),
     plane: Plane,
     pins: &Path,
     identity: &[String],
@@ -348,7 +339,7 @@ fn agent_spec(
         netns: Some(netns.clone()),
         cgroup: cgroup.to_owned(),
         unprivileged: true,
-        resolv_conf: (plane == Plane::Pod).then(|| work.run.resolv_conf(cluster)),
+        resolv_conf: (plane == Plane::Pod).then(|| work.run.resolv_conf(&cluster.name)),
         realtime: work.realtime,
         log: work.log(&name),
         name,

@@ -437,7 +437,7 @@ fn dns_names(report: &mut Report, names: Option<&[&str]>, service: &ServiceSpec)
                 .map(|c| (format!("{}` in `{c}", at.value), at)),
         );
     }
-    unique(report, "the name", keys.into_iter());
+    unique(report, "the name", keys);
 }
 
 fn links(report: &mut Report, spec: &Spec) {

@@ -495,7 +495,7 @@ async fn names_are_asked_for_and_each_answer_is_told() {
         message.metadata.id ^= 1;
         2
     };
-    let targets = vec![
+    let targets = [
         (resolver(has([10, 96, 0, 80])), Outcome::Ok),
         (resolver(has([10, 96, 0, 99])), Outcome::WrongAddress),
         (resolver(says(ResponseCode::NXDomain)), Outcome::NoSuchName),
