@@ -63,11 +63,23 @@ impl Drop for Cgroup {
 
 /// Where cgroup v2 is mounted, from /proc/self/mounts.
 pub fn mount() -> Result<PathBuf> {
+    let found = mounts("cgroup2")?.into_iter().next();
+    found.context("no cgroup v2 mount (hint: mount -t cgroup2 none /sys/fs/cgroup/unified)")
+}
+
+/// Where cgroups are mounted: version 2, then each hierarchy of version 1.
+pub fn hierarchies() -> Result<Vec<PathBuf>> {
+    let mut all = mounts("cgroup2")?;
+    all.extend(mounts("cgroup")?);
+    Ok(all)
+}
+
+fn mounts(kind: &str) -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    mounts
+    Ok(mounts
         .lines()
         .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find(|fields| fields.get(2) == Some(&"cgroup2"))
+        .filter(|fields| fields.get(2) == Some(&kind))
         .map(|fields| PathBuf::from(fields[1]))
-        .context("no cgroup v2 mount (hint: mount -t cgroup2 none /sys/fs/cgroup/unified)")
+        .collect())
 }

@@ -1,9 +1,12 @@
 //! Real Kubernetes control planes: etcd and an API server per cluster on loopback, each with a CA of its own, and
-//! what runs beside them. Nothing here needs root. `cargo xtask peers` compiles the programs.
+//! what runs beside them. Only nodes need root. `cargo xtask peers` compiles the programs.
 
 pub mod cluster;
 pub mod crds;
+pub mod image;
+pub mod node;
 pub mod pki;
+pub mod place;
 pub mod port;
 pub mod process;
 
@@ -13,6 +16,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use cluster::{Cluster, Plan};
+pub use node::Node;
+pub use place::Place;
 
 /// Where a peer lies: `target/peers/<module>/<program>`, where the running test was built.
 pub fn peer(module: &str, program: &str) -> Result<PathBuf> {

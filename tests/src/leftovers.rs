@@ -72,9 +72,9 @@ fn sweep() {
     for pins in of_the_dead(&bpffs().join(PINS), "") {
         let _ = fs::remove_dir_all(pins);
     }
-    if let Ok(root) = crate::cgroup::mount() {
+    for root in crate::cgroup::hierarchies().unwrap_or_default() {
         for cgroup in of_the_dead(&root, PREFIX) {
-            remove_cgroup(&cgroup);
+            remove_cgroup(&cgroup, Duration::from_secs(1));
         }
     }
     for namespace in of_the_dead(Path::new(NAMESPACES), PREFIX) {
@@ -108,14 +108,14 @@ fn sweep_labs() {
     }
 }
 
-/// Kills what still runs there: it was started by a test that is gone.
-fn remove_cgroup(path: &Path) {
+/// Removes a cgroup with those in it, and kills what still runs there: it was started by a test that is gone.
+pub(crate) fn remove_cgroup(path: &Path, limit: Duration) {
     let _ = fs::write(path.join("cgroup.kill"), "1");
     let children = fs::read_dir(path).into_iter().flatten().flatten();
     for child in children.filter(|c| c.path().is_dir()) {
-        remove_cgroup(&child.path());
+        remove_cgroup(&child.path(), limit);
     }
-    let deadline = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + limit;
     while fs::remove_dir(path).is_err() && path.exists() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -142,6 +142,8 @@ fn an_api_server_that_is_gone_comes_back_as_it_was() -> Result<()> {
     cluster.apply(&config_map("kept"))?;
     cluster.stop_api()?;
     refused(cluster.kubectl(&["get", "configmap", "kept"]), "refused")?;
+    let address = Traces::of(&cluster)?.api.context("an address")?;
+    ensure!(TcpListener::bind(address).is_err(), "the port is anybody's");
     cluster.start_api()?;
     assert_eq!(cluster.url(), url);
     cluster.kubectl(&["get", "configmap", "kept"]).map(drop)

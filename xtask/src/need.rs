@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::run;
 
-/// A program and the Debian package that has it.
+/// A program, by its name or its whole path, and the Debian package that has it.
 pub(crate) struct Need {
     program: &'static str,
     package: &'static str,
@@ -29,6 +29,8 @@ pub(crate) const TEST: &[Need] = &[
     need("cpio", "cpio"),
     need("musl-gcc", "musl-tools"),
     need("runc", "runc"),
+    need("containerd", "containerd"),
+    need("/usr/lib/cni/bridge", "containernetworking-plugins"),
     need("setpriv", "util-linux"),
     need("dig", "bind9-dnsutils"),
 ];

@@ -28,7 +28,7 @@ const SUPPORT: &str = "support";
 
 /// Compiles what the end-to-end tests in `WITH_PEERS` run against.
 const PEERS: &str = "peers";
-const WITH_PEERS: [&str; 2] = ["chart", "kube"];
+const WITH_PEERS: [&str; 3] = ["chart", "kube", "kube_node"];
 
 /// End-to-end tests that need no root; every other file of `tests/tests` gets it.
 const WITHOUT_ROOT: [&str; 5] = ["architecture", "chart", "kube", "vm_clock", "vm_matrix"];
@@ -134,7 +134,7 @@ fn build(binaries: &mut Vec<Binary>) -> Result<Outcome> {
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         binaries.extend(test_binary(&serde_json::from_str(line)?, &run::root()));
     }
-    let alone = "-p aggrik8s -p probe-user -p tests --bin aggrik8s --bin aggrik8s-probe --bin confined --bin vm_scenario";
+    let alone = "-p aggrik8s -p probe-user -p tests --bin aggrik8s --bin aggrik8s-probe --bin confined --bin pod --bin vm_scenario";
     passes(
         run::cargo("build --locked --target")
             .arg(MUSL)

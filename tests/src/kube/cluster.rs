@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::peer;
 use super::pki::{self, Authority, Pair};
+use super::place::Place;
 use super::port::Port;
 use super::process::Process;
 use crate::leftovers;
@@ -23,11 +24,14 @@ use crate::leftovers;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a cluster is to be like.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plan {
     /// Of the cluster and of its context.
     pub name: String,
+    pub place: Place,
     pub service_cidr: IpNet,
+    /// Nodes get a /24 each.
+    pub pod_cidr: IpNet,
     /// More arguments of the API server.
     pub api_args: Vec<String>,
 }
@@ -36,7 +40,9 @@ impl Plan {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
+            place: Place::Loopback,
             service_cidr: IpNet::new_assert(Ipv4Addr::new(10, 96, 0, 0).into(), 12),
+            pod_cidr: IpNet::new_assert(Ipv4Addr::new(10, 244, 0, 0).into(), 16),
             api_args: Vec::new(),
         }
     }
@@ -46,6 +52,7 @@ impl Plan {
 pub struct Cluster {
     plan: Plan,
     controllers: Option<Process>,
+    scheduler: Option<Process>,
     api: Option<Process>,
     _etcd: Process,
     etcd_port: Port,
@@ -58,17 +65,25 @@ pub struct Cluster {
 impl Cluster {
     /// Returns when the API server is ready.
     pub fn start(plan: Plan) -> Result<Self> {
-        let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
         let folder = tempfile::Builder::new()
             .prefix(&leftovers::name(&plan.name))
             .tempdir()?;
         let authority = Authority::new(&folder.path().join("pki"), &format!("{}-ca", plan.name))?;
-        let (etcd_port, peer_port, port) = (Port::hold(ip)?, Port::hold(ip)?, Port::hold(ip)?);
-        let etcd = etcd(folder.path(), etcd_port.address(), peer_port.address())?;
+        let place = &plan.place;
+        let hold = |ip| place.run(|| Port::hold(ip));
+        let local = Ipv4Addr::LOCALHOST.into();
+        let (etcd_port, peer_port, port) = (hold(local)?, hold(local)?, hold(place.ip())?);
+        let etcd = etcd(
+            place,
+            folder.path(),
+            etcd_port.address(),
+            peer_port.address(),
+        )?;
         let mut cluster = Self {
             kubeconfig: folder.path().join("admin.kubeconfig"),
             plan,
             controllers: None,
+            scheduler: None,
             api: None,
             _etcd: etcd,
             etcd_port,
@@ -83,6 +98,10 @@ impl Cluster {
 
     pub fn name(&self) -> &str {
         &self.plan.name
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.plan.place
     }
 
     /// Of an administrator; its one context is called like the cluster.
@@ -111,6 +130,11 @@ impl Cluster {
         Ok(path)
     }
 
+    /// A certificate, signed by the cluster's CA, for a server of these names and addresses.
+    pub fn serving(&self, name: &str, dns: &[&str], ips: &[IpAddr]) -> Result<Pair> {
+        self.authority.server(name, dns, ips)
+    }
+
     /// Runs `kubectl` as an administrator and returns what it prints.
     pub fn kubectl(&self, args: &[&str]) -> Result<String> {
         self.run_kubectl(args, "")
@@ -123,7 +147,7 @@ impl Cluster {
     }
 
     fn run_kubectl(&self, args: &[&str], input: &str) -> Result<String> {
-        let mut kubectl = Command::new(peer("kubernetes", "kubectl")?);
+        let mut kubectl = self.program("kubectl")?;
         kubectl
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
@@ -159,7 +183,8 @@ impl Cluster {
             Process::start("kube-apiserver", self.api_command()?, self.folder.path())?;
         process.ready(LIMIT, || {
             // Before anything listens, this is all that a poll costs.
-            TcpStream::connect(self.port.address())?;
+            self.place()
+                .run(|| Ok(TcpStream::connect(self.port.address())?))?;
             self.kubectl(&["get", "--raw", "/readyz"]).map(drop)
         })?;
         self.api = Some(process);
@@ -178,7 +203,7 @@ impl Cluster {
     pub fn start_controllers(&mut self) -> Result<()> {
         let config = self.user("system:kube-controller-manager", None)?;
         let pki = self.authority.pair();
-        let mut command = Command::new(peer("kubernetes", "kube-controller-manager")?);
+        let mut command = self.program("kube-controller-manager")?;
         option(&mut command, "kubeconfig", config.display());
         option(&mut command, "authentication-kubeconfig", config.display());
         option(&mut command, "root-ca-file", pki.cert.display());
@@ -194,6 +219,9 @@ impl Cluster {
             self.signing_key().display(),
         );
         option(&mut command, "use-service-account-credentials", true);
+        option(&mut command, "allocate-node-cidrs", true);
+        option(&mut command, "configure-cloud-routes", false);
+        option(&mut command, "cluster-cidr", self.plan.pod_cidr);
         option(&mut command, "leader-elect", false);
         option(&mut command, "secure-port", 0);
         let mut process = Process::start("kube-controller-manager", command, self.folder.path())?;
@@ -204,6 +232,22 @@ impl Cluster {
         })?;
         self.controllers = Some(process);
         Ok(())
+    }
+
+    /// Starts the scheduler, which gives pods to nodes.
+    pub fn start_scheduler(&mut self) -> Result<()> {
+        let config = self.user("system:kube-scheduler", None)?;
+        let mut command = self.program("kube-scheduler")?;
+        option(&mut command, "kubeconfig", config.display());
+        option(&mut command, "leader-elect", false);
+        option(&mut command, "secure-port", 0);
+        let process = Process::start("kube-scheduler", command, self.folder.path())?;
+        self.scheduler = Some(process);
+        Ok(())
+    }
+
+    fn program(&self, name: &str) -> Result<Command> {
+        Ok(self.place().command(peer("kubernetes", name)?))
     }
 
     /// Makes what the API server shows, signs with and asks kubelets with, and an administrator.
@@ -233,7 +277,7 @@ impl Cluster {
         let pki = self.folder.path().join("pki");
         let file = |name: String| pki.join(name).display().to_string();
         let address = self.port.address();
-        let mut command = Command::new(peer("kubernetes", "kube-apiserver")?);
+        let mut command = self.program("kube-apiserver")?;
         for (name, value) in [
             (
                 "etcd-servers",
@@ -310,8 +354,13 @@ fn option(command: &mut Command, name: &str, value: impl std::fmt::Display) {
     command.arg(format!("--{name}={value}"));
 }
 
-fn etcd(folder: &Path, client: SocketAddr, peer_address: SocketAddr) -> Result<Process> {
-    let mut command = Command::new(peer("kubernetes", "etcd")?);
+fn etcd(
+    place: &Place,
+    folder: &Path,
+    client: SocketAddr,
+    peer_address: SocketAddr,
+) -> Result<Process> {
+    let mut command = place.command(peer("kubernetes", "etcd")?);
     for (name, value) in [
         ("data-dir", folder.join("etcd").display().to_string()),
         ("listen-client-urls", format!("http://{client}")),

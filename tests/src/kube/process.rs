@@ -88,11 +88,16 @@ impl Process {
 
     /// The end of what it printed.
     pub fn said(&self) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log);
-        let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(QUOTED)..].join("\n")
+        end_of(&self.log)
     }
+}
+
+/// The last lines of a log.
+pub fn end_of(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(QUOTED)..].join("\n")
 }
 
 impl Drop for Process {
