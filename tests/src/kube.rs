@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod crds;
 pub mod image;
+pub mod joined;
 pub mod node;
 pub mod pki;
 pub mod place;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 pub use cluster::{Cluster, Plan};
+pub use joined::Joined;
 pub use node::Node;
 pub use place::Place;
 

@@ -1,8 +1,7 @@
 //! The node that other tests rely on: a real kubelet and containerd, pods of a static program, nothing left behind.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,8 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tests::cgroup;
+use tests::kube::joined::{Joined, Member};
 use tests::kube::{Cluster, Node, Place, Plan, image, node};
-use tests::netns::{Netns, skip, veth};
+use tests::netns::{Netns, skip};
 
 const IMAGE: &str = "localhost/pod:1";
 const PORT: u16 = 8080;
@@ -28,69 +28,73 @@ const SYSCTLS: [&str; 3] = [
 ];
 
 #[test]
-fn pods_run_and_nothing_is_left() -> Result<()> {
+fn pods_of_joined_clusters_reach_each_other_and_nothing_is_left() -> Result<()> {
     if skip(node::missing())? {
         return Ok(());
     }
     let sysctls = SYSCTLS.map(sysctl);
     let own = std::process::id();
     let before = traces(own)?;
-    let (network, client) = (Arc::new(Netns::create("node")?), Netns::create("client")?);
-    veth(
-        (&network, "eth0", &["192.168.77.1/24"]),
-        (&client, "eth0", &["192.168.77.2/24"]),
-    )?;
-    let ip = Ipv4Addr::new(192, 168, 77, 1).into();
-    client.ip(&["route", "add", "10.244.0.0/16", "via", "192.168.77.1"])?;
-
-    let mut plan = Plan::new("real");
-    plan.place = Place::Network(network, ip);
-    let mut cluster = Cluster::start(plan)?;
-    cluster.start_controllers()?;
-    cluster.start_scheduler()?;
     let began = Instant::now();
-    let node = Node::start(&cluster, "node-1")?;
-    report("node ready", began);
+    let joined = Joined::start(&["east", "west"])?;
+    report("two nodes ready", began);
 
     let scratch = tempfile::tempdir()?;
     let archive = scratch.path().join("pod.tar");
     image::archive(&archive, IMAGE, &node::pod(), &["serve", &PORT.to_string()])?;
-    node.import(&archive)?;
-    cluster.apply(&daemon_set())?;
     let began = Instant::now();
-    let status = ["rollout", "status", "daemonset/pod", "--timeout=120s"];
-    let status = cluster.kubectl(&status);
-    let pods = cluster.kubectl(&["get", "pods", "-o", "json"])?;
-    status.with_context(|| format!("{pods}\n{}", node.said()))?;
-    report("pod ready", began);
+    for member in &joined.members {
+        member.node.import(&archive)?;
+        member.cluster.apply(&daemon_set())?;
+    }
+    let pods = joined.members.iter().map(pod).collect::<Result<Vec<_>>>()?;
+    report("two pods ready", began);
 
+    for (from, to, own, remote) in [(0, 1, pods[0], pods[1]), (1, 0, pods[1], pods[0])] {
+        let (from, to) = (&joined.members[from], &joined.members[to]);
+        let logs = to.cluster.kubectl(&["logs", "daemonset/pod"])?;
+        assert_eq!(logs, format!("serving on port {PORT}\n"));
+        let get = ["exec", "daemonset/pod", "--", "/pod", "get"];
+        let remote = SocketAddr::new(remote, PORT).to_string();
+        let seen = from
+            .cluster
+            .kubectl(&[&get[..], &[&remote, "/"]].concat())?;
+        assert_eq!(
+            seen,
+            own.to_string(),
+            "the address that the other cluster sees"
+        );
+        let mounts = from
+            .cluster
+            .kubectl(&[&get[..], &[&remote, "/mounts"]].concat())?;
+        let bpf = mounts.lines().find(|line| line.contains(" /sys/fs/bpf "));
+        ensure!(bpf.is_some_and(|line| line.contains(" bpf ")), "{mounts}");
+    }
+
+    ensure!(
+        traces(own)?.len() > before.len(),
+        "nodes leave traces while they run"
+    );
+    assert_eq!(SYSCTLS.map(sysctl), sysctls);
+    drop(joined);
+    assert_eq!(traces(own)?, before);
+    Ok(())
+}
+
+/// The address of the member's pod, once it is ready.
+fn pod(member: &Member) -> Result<IpAddr> {
+    let status = ["rollout", "status", "daemonset/pod", "--timeout=120s"];
+    let status = member.cluster.kubectl(&status);
+    let pods = member.cluster.kubectl(&["get", "pods", "-o", "json"])?;
+    status.with_context(|| format!("{pods}\n{}", member.node.said()))?;
     let pods: Value = serde_json::from_str(&pods)?;
     let pod = &pods["items"][0];
     assert_eq!(pod["status"]["phase"], "Running");
-    assert_eq!(pod["spec"]["nodeName"], "node-1");
-    let address: IpAddr = pod["status"]["podIP"]
+    assert_eq!(pod["spec"]["nodeName"], member.node.name());
+    Ok(pod["status"]["podIP"]
         .as_str()
         .context("an address")?
-        .parse()?;
-    let logs = cluster.kubectl(&["logs", "daemonset/pod"])?;
-    assert_eq!(logs, format!("serving on port {PORT}\n"));
-
-    // From another network, as from another cluster.
-    let mounts = client.run(|| get(SocketAddr::new(address, PORT)))??;
-    let bpf = mounts.lines().find(|line| line.contains(" /sys/fs/bpf "));
-    ensure!(bpf.is_some_and(|line| line.contains(" bpf ")), "{mounts}");
-
-    // Its sockets are in the node's part of the hierarchy that programs are attached to.
-    ensure!(
-        traces(own)?.len() > before.len(),
-        "a node leaves traces while it runs"
-    );
-    assert_eq!(SYSCTLS.map(sysctl), sysctls);
-    drop(node);
-    drop(cluster);
-    drop(client);
-    assert_eq!(traces(own)?, before);
-    Ok(())
+        .parse()?)
 }
 
 #[test]
@@ -217,16 +221,6 @@ fn sysctl(key: &str) -> String {
 #[allow(clippy::print_stderr, reason = "figures of a run")]
 fn report(what: &str, began: Instant) {
     eprintln!("{what} after {:.1} s", began.elapsed().as_secs_f64());
-}
-
-fn get(address: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("a head and a body")?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    Ok(body.to_owned())
 }
 
 fn daemon_set() -> Value {
