@@ -69,6 +69,8 @@ enum Command {
     Validate(crate::validate::ValidateArgs),
     /// Put the agents into the clusters of a mesh
     Install(crate::install::InstallArgs),
+    /// The agents' image: into a registry
+    Image(crate::image::ImageArgs),
     /// A small mesh on this machine, with real packets and faults
     Lab(crate::lab::LabArgs),
     /// What a check claims, who witnesses it, and what to do when it fails
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => crate::verify::run(&args, &cli.global),
         Command::Validate(args) => crate::validate::run(&args, cli.global.quiet),
         Command::Install(args) => crate::install::run(&args),
+        Command::Image(args) => crate::image::run(&args),
         Command::Lab(args) => crate::lab::run(args),
         Command::Explain(args) => crate::explain::run(&args, &cli.global),
         Command::Completions { shell } => {

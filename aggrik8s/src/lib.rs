@@ -6,6 +6,7 @@
 mod cli;
 pub mod exit;
 mod explain;
+pub mod image;
 pub mod install;
 pub mod lab;
 pub mod render;

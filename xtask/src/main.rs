@@ -10,10 +10,12 @@ mod bench;
 mod dist;
 mod ebpf;
 mod go;
+mod image;
 mod lab;
 mod need;
 mod peers;
 mod run;
+mod sbom;
 mod simulate;
 mod stage;
 mod test;
@@ -35,8 +37,10 @@ enum Verb {
     Lab(lab::Args),
     /// Run every test and print the time of each stage
     Test(test::Args),
-    /// Static binaries for `x86_64` and `aarch64` in `target/dist`
+    /// Static binaries for `x86_64` and `aarch64`, and the image of both, in `target/dist`
     Dist,
+    /// The image alone, from static programs that are built already
+    Image(dist::ImageArgs),
     /// Build the kernel programs into `probe-user/prebuilt`
     Ebpf {
         /// Only compare with what is committed
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Lab(args) => lab::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Dist => dist::run(),
+        Verb::Image(args) => dist::image(&args),
         Verb::Ebpf { check } => ebpf::run(check).map(|()| ExitCode::SUCCESS),
         Verb::Peers => peers::run().map(|()| ExitCode::SUCCESS),
         Verb::Bench(args) => bench::run(&args),

@@ -1,4 +1,4 @@
-//! The programs that tests run against, compiled from Go modules: Kubernetes, etcd and Helm. Each module of
+//! The programs that tests run against, compiled from Go modules: Kubernetes, etcd, Helm and a registry. Each module of
 //! `tests/peers` is built once into `target/peers/<module>` and kept until its sums, its flags or the compiler change.
 
 use std::fs;
@@ -17,7 +17,7 @@ struct Peers {
     flags: &'static str,
 }
 
-const ALL: [Peers; 2] = [
+const ALL: [Peers; 3] = [
     Peers {
         module: "kubernetes",
         programs: &[
@@ -42,6 +42,11 @@ const ALL: [Peers; 2] = [
         // The Kubernetes that charts are rendered for where no cluster is asked.
         flags: "-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
                 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34",
+    },
+    Peers {
+        module: "crane",
+        programs: &[("crane", "github.com/google/go-containerregistry/cmd/crane")],
+        flags: "-s -w",
     },
 ];
 

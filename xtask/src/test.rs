@@ -28,10 +28,17 @@ const SUPPORT: &str = "support";
 
 /// Compiles what the end-to-end tests in `WITH_PEERS` run against.
 const PEERS: &str = "peers";
-const WITH_PEERS: [&str; 3] = ["chart", "kube", "kube_node"];
+const WITH_PEERS: [&str; 4] = ["chart", "image", "kube", "kube_node"];
 
 /// End-to-end tests that need no root; every other file of `tests/tests` gets it.
-const WITHOUT_ROOT: [&str; 5] = ["architecture", "chart", "kube", "vm_clock", "vm_matrix"];
+const WITHOUT_ROOT: [&str; 6] = [
+    "architecture",
+    "chart",
+    "image",
+    "kube",
+    "vm_clock",
+    "vm_matrix",
+];
 
 /// After so many seconds a test binary counts as hung.
 const TEST_LIMIT_S: &str = "900";
