@@ -15,11 +15,11 @@ fn main() -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["load", cgroup, pins] => {
-            let mut options = Options::new(*cgroup, *pins);
+            let mut options = Options::new(*cgroup);
             if let Some(path) = std::env::var_os("PROBE_OBJECT") {
                 options.object = std::fs::read(path)?.into();
             }
-            let report = loader::load(&options).map_err(|error| {
+            let report = loader::load(&options, Path::new(pins)).map_err(|error| {
                 let hint = error.hint().unwrap_or_default().into_owned();
                 anyhow::Error::new(error).context(hint)
             })?;

@@ -20,7 +20,7 @@ pub struct Agent {
     pub me: NodeRef,
     pub plane: Plane,
     /// Random per start.
-    pub boot_id: String,
+    pub start_id: u64,
     /// Why this process has more rights than it needs, if it was allowed to.
     pub privileged: Option<String>,
     pub mesh: watch::Receiver<Arc<Mesh>>,
@@ -84,6 +84,13 @@ pub struct HttpStats {
 }
 
 impl Agent {
+    /// Names what this agent counts: another one after a restart, and after its kernel counts began anew.
+    #[must_use]
+    pub fn boot_id(&self) -> String {
+        let id = self.start_id.wrapping_add(self.kernel.holders_lost());
+        format!("{id:016x}")
+    }
+
     #[must_use]
     pub fn mesh(&self) -> Arc<Mesh> {
         Arc::clone(&self.mesh.borrow())

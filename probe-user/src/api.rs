@@ -159,7 +159,7 @@ impl wire::agent_server::Agent for Api {
             cluster: agent.me.cluster.clone(),
             node: agent.me.node.clone(),
             plane: agent.plane.word().to_owned(),
-            boot_id: agent.boot_id.clone(),
+            boot_id: agent.boot_id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel_witness,
             kernel_detail,
@@ -198,7 +198,7 @@ impl wire::agent_server::Agent for Api {
             counters,
             wall_ns,
             monotonic_ns,
-            boot_id: agent.boot_id.clone(),
+            boot_id: agent.boot_id(),
             received,
         }))
     }
@@ -285,7 +285,7 @@ impl wire::agent_server::Agent for Api {
         Ok(Response::new(wire::ConnectionsReply {
             connections,
             dropped,
-            boot_id: agent.boot_id.clone(),
+            boot_id: agent.boot_id(),
         }))
     }
 }

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh::observation::Plane;
 
 use crate::background::Interval;
+use crate::hold::{AskArgs, HoldArgs};
 use crate::kernel::egress::Quiet;
 use crate::listen::Address;
 use crate::load::{LoadArgs, UnloadArgs};
@@ -39,6 +40,10 @@ pub enum Command {
     Unload(UnloadArgs),
     /// Write the agent's seccomp profile into a folder of the kubelet.
     SeccompProfile(ProfileArgs),
+    /// Attach the kernel programs, give up every capability, and keep them as long as this process lives.
+    Hold(HoldArgs),
+    /// Ask whether a holder has attached and answers, for a kubelet's probes.
+    Ask(AskArgs),
 }
 
 /// The namespace from which the agent probes.
@@ -71,9 +76,17 @@ pub struct RunArgs {
     /// The namespace from which this process probes.
     #[arg(long, env = "AGGRIK8S_PLANE", value_enum, default_value = "pod")]
     pub plane: PlaneArg,
-    /// Pins of the kernel programs, as `load` made them; without it there is no kernel witness.
+    /// Pins of the kernel programs, as `load` made them; without them and a holder there is no kernel witness.
     #[arg(long, env = "AGGRIK8S_PIN_DIR", value_name = "DIR")]
     pub pin_dir: Option<PathBuf>,
+    /// The socket of `hold`, from which the kernel programs' maps come.
+    #[arg(
+        long,
+        env = "AGGRIK8S_MAPS_FROM",
+        value_name = "PATH",
+        conflicts_with = "pin_dir"
+    )]
+    pub maps_from: Option<PathBuf>,
     /// Where the API listens: `unix:/path` or `IP:PORT`. Anything but loopback needs --tls-*.
     #[arg(long, env = "AGGRIK8S_API", value_name = "ADDRESS")]
     pub api: Address,

@@ -27,7 +27,7 @@ fn an_agent_without_maps_says_why() {
 async fn missing_pins_are_named_and_looked_for_again() {
     let mesh = Mesh::parse("test", MESH).unwrap_or_else(|e| panic!("{}", e.render(MESH)));
     let (_keep, receiver) = watch::channel(Arc::new(mesh));
-    let kernel = Kernel::new(Some("/nonexistent/pins".into()), None);
+    let kernel = Kernel::new(Some(MapSource::Pins("/nonexistent/pins".into())), None);
     let task = tokio::spawn(kernel.clone().run(receiver));
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while kernel.witness().1.contains("not open yet") {

@@ -6,6 +6,7 @@ pub mod api;
 pub mod background;
 pub mod cli;
 pub mod frame;
+pub mod hold;
 mod http_server;
 pub mod kernel;
 pub mod listen;

@@ -1,4 +1,4 @@
-//! Commands `load`, `load --check` and `unload`: the short, privileged part of the agent.
+//! Commands `load`, `load --check` and `unload`: the short, privileged part of the agent; and what `hold` shares.
 
 use std::{
     io::{self, Write as _},
@@ -7,11 +7,13 @@ use std::{
 };
 
 use clap::Args;
-use mesh::observation::NodeRef;
+use mesh::{Mesh, observation::NodeRef};
 use probe_common::maps::SOCKET_TABLE;
 
 use crate::{
+    hold::{client::AskError, server::SocketError},
     kernel::{self, declare::Declared},
+    privilege::PrivilegeError,
     reload::{self, MeshError},
     sys::{
         loader::{self, LoadError, LoadReport, Options},
@@ -21,8 +23,9 @@ use crate::{
     },
 };
 
+/// What is attached where: the same for `load` and `hold`.
 #[derive(Debug, Args)]
-pub struct LoadArgs {
+pub struct WhatArgs {
     /// The mesh that this node is part of: whose addresses are whose, from the first connection on.
     /// Without it everybody is `world` until the agent runs.
     #[arg(long, env = "AGGRIK8S_MESH", value_name = "FILE", requires_all = ["cluster", "node"])]
@@ -36,9 +39,6 @@ pub struct LoadArgs {
     /// Folder of the cgroup (v2) whose sockets are watched, with those of its children.
     #[arg(long, env = "AGGRIK8S_CGROUP", value_name = "DIR")]
     pub cgroup: PathBuf,
-    /// Folder below a bpffs for the pins.
-    #[arg(long, env = "AGGRIK8S_PIN_DIR", value_name = "DIR")]
-    pub pin_dir: PathBuf,
     /// Group that may use the maps: the agent's.
     #[arg(long, env = "AGGRIK8S_GID", value_name = "GID")]
     pub gid: Option<u32>,
@@ -53,6 +53,38 @@ pub struct LoadArgs {
     pub check: bool,
 }
 
+impl WhatArgs {
+    /// What to load, and the mesh to declare.
+    pub(crate) fn prepare(&self) -> Result<(Options, Option<Mesh>), CommandError> {
+        let mesh = match (&self.mesh, &self.cluster, &self.node) {
+            (Some(path), Some(cluster), Some(node)) => {
+                let me = NodeRef {
+                    cluster: cluster.clone(),
+                    node: node.clone(),
+                };
+                Some(reload::first(path, &me)?.0)
+            }
+            _ => None,
+        };
+        let options = Options {
+            gid: self.gid,
+            series_cap: self.series_cap,
+            states: self.states,
+            ..Options::new(&self.cgroup)
+        };
+        Ok((options, mesh))
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct LoadArgs {
+    #[command(flatten)]
+    pub what: WhatArgs,
+    /// Folder below a bpffs for the pins.
+    #[arg(long, env = "AGGRIK8S_PIN_DIR", value_name = "DIR")]
+    pub pin_dir: PathBuf,
+}
+
 #[derive(Debug, Args)]
 pub struct UnloadArgs {
     /// The pin folder that `load` was given.
@@ -62,7 +94,7 @@ pub struct UnloadArgs {
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-enum CommandError {
+pub(crate) enum CommandError {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
@@ -71,6 +103,16 @@ enum CommandError {
     Mesh(#[from] MeshError),
     #[error("cannot write the mesh into the maps")]
     Maps(#[from] MapsError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("cannot wait for signals")]
+    Signals(#[source] nix::errno::Errno),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
 }
 
 impl CommandError {
@@ -79,7 +121,9 @@ impl CommandError {
             Self::Load(error) => error.hint().map(Into::into),
             Self::Check(error) => error.hint().map(Into::into),
             Self::Maps(error) => error.hint().map(Into::into),
-            Self::Mesh(_) => None,
+            Self::Socket(error) => error.hint().map(Into::into),
+            Self::Ask(error) => error.hint().map(Into::into),
+            Self::Mesh(_) | Self::Privilege(_) | Self::Signals(_) | Self::Runtime(_) => None,
         }
     }
 }
@@ -105,33 +149,18 @@ pub fn unload_main(args: &UnloadArgs) -> ExitCode {
 }
 
 fn load(args: &LoadArgs) -> Result<(LoadReport, bool), CommandError> {
-    let mesh = match (&args.mesh, &args.cluster, &args.node) {
-        (Some(path), Some(cluster), Some(node)) => {
-            let me = NodeRef {
-                cluster: cluster.clone(),
-                node: node.clone(),
-            };
-            Some(reload::first(path, &me)?.0)
-        }
-        _ => None,
-    };
-    let options = Options {
-        gid: args.gid,
-        series_cap: args.series_cap,
-        states: args.states,
-        ..Options::new(&args.cgroup, &args.pin_dir)
-    };
-    if args.check {
-        return Ok((selfcheck::run(&options)?, true));
+    let (options, mesh) = args.what.prepare()?;
+    if args.what.check {
+        return Ok((selfcheck::run(&options, Some(&args.pin_dir))?, true));
     }
-    let report = loader::load(&options)?;
+    let report = loader::load(&options, &args.pin_dir)?;
     if let Some(mesh) = mesh {
         kernel::declare(&mut Maps::open(&args.pin_dir)?, &Declared::of(&mesh))?;
     }
     Ok((report, false))
 }
 
-fn describe(report: &LoadReport, checked: bool) -> String {
+pub(crate) fn describe(report: &LoadReport, checked: bool) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
     let did = match checked {
@@ -150,7 +179,7 @@ fn describe(report: &LoadReport, checked: bool) -> String {
     text
 }
 
-fn finish(result: Result<String, CommandError>) -> ExitCode {
+pub(crate) fn finish(result: Result<String, CommandError>) -> ExitCode {
     match result {
         Ok(text) => {
             let _ = io::stdout().write_all(text.as_bytes());

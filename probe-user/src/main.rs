@@ -17,6 +17,8 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => probe_user::run::run(args),
         Command::Load(args) => Ok(probe_user::load::main(args)),
+        Command::Hold(args) => Ok(probe_user::hold::main(args)),
+        Command::Ask(args) => Ok(probe_user::hold::ask_main(args)),
         Command::Unload(args) => Ok(probe_user::load::unload_main(args)),
         Command::SeccompProfile(args) => probe_user::seccomp::main(args),
     };

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::agent::{Agent, ApiStats, HttpStats, ReloadStats};
 use crate::cli::RunArgs;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, MapSource};
 use crate::listen::{self, Listener, TlsFiles};
 use crate::measure::Measurer;
 use crate::prober::{Limits, Ports, Prober, SourcePorts};
@@ -79,15 +79,16 @@ async fn open(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<Open
     let measurer = Measurer::new(measuring, prober.clone());
     let (mesh, mesh_in_force) = watch::channel(Arc::new(mesh));
     let reloads = Arc::new(ReloadStats::default());
-    let boot_id: [u8; 8] = random()?;
+    let pins = args.pin_dir.clone().map(MapSource::Pins);
+    let source = pins.or_else(|| args.maps_from.clone().map(MapSource::Holder));
     let agent = Arc::new(Agent {
         me: me.clone(),
         plane: args.plane.into(),
-        boot_id: boot_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        start_id: u64::from_ne_bytes(random()?),
         privileged,
         mesh: mesh_in_force.clone(),
         reloads: Arc::clone(&reloads),
-        kernel: Kernel::new(args.pin_dir.clone(), args.egress_quiet.0),
+        kernel: Kernel::new(source, args.egress_quiet.0),
         prober,
         measurer,
         responder: Arc::default(),
@@ -163,7 +164,7 @@ async fn serve(args: &RunArgs, privileged: Option<String>) -> anyhow::Result<End
     tracing::info!(
         cluster = agent.me.cluster,
         node = agent.me.node,
-        boot_id = agent.boot_id,
+        boot_id = agent.boot_id(),
         "running"
     );
     let calls = Arc::clone(&agent);

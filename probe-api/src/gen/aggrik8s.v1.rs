@@ -10,7 +10,7 @@ pub struct IdentityReply {
     /// "pod" or "node"
     #[prost(string, tag = "3")]
     pub plane: ::prost::alloc::string::String,
-    /// random per agent start
+    /// random per agent start; another one once the kernel counts began anew
     #[prost(string, tag = "4")]
     pub boot_id: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]

@@ -1,12 +1,12 @@
-//! The kernel's witness: the pinned maps, what the mesh declares in them, and the records from the ring.
+//! The kernel's witness: the maps, pinned or handed over, what the mesh declares in them, and the records from the ring.
 //!
 //! An agent without maps runs and says why it has none.
 
 pub mod declare;
 pub mod egress;
+mod source;
 pub mod store;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,15 +15,21 @@ use mesh::{Mesh, Remote};
 use probe_common::{ClassId, GlobalCounter, Origin, RemoteId, SeriesKey};
 use tokio::sync::watch;
 
+use crate::hold::client::Lease;
+use crate::sys::events::EventStream;
 use crate::sys::maps::{Maps, MapsError, ProgramState, SeriesData, ServicePort};
 use declare::Declared;
 use egress::{Seen, Turn, Watch};
+pub use source::MapSource;
+use source::{OpenError, ended};
 use store::Store;
 
 /// Events taken from the ring at one time.
 const BATCH: usize = 512;
-/// How often missing maps are looked for.
+/// How often missing pins are looked for.
 const RETRY: Duration = Duration::from_secs(1);
+/// How soon a holder is asked again, and the longest that doubling this comes to.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// One series with its names.
 #[derive(Clone, Debug)]
@@ -53,6 +59,10 @@ pub struct KernelStats {
     pub mesh_writes: AtomicU64,
     pub read_errors: AtomicU64,
     pub write_errors: AtomicU64,
+    /// Times that a holder ended, and all counts with it.
+    pub holders_lost: AtomicU64,
+    /// Times that a holder was asked for the maps and did not give them.
+    pub requests_failed: AtomicU64,
 }
 
 struct State {
@@ -64,7 +74,7 @@ struct State {
 /// A handle on the maps, shared by everyone who reads them.
 #[derive(Clone)]
 pub struct Kernel {
-    pin_dir: Option<PathBuf>,
+    source: Option<MapSource>,
     /// How long nothing must be found before `egress` rests; `None`: it never does.
     egress_quiet: Option<Duration>,
     state: Arc<Mutex<State>>,
@@ -86,13 +96,16 @@ fn text(error: &dyn std::error::Error) -> String {
 impl Kernel {
     /// `None`: this process does not read maps, as the node plane's does not.
     #[must_use]
-    pub fn new(pin_dir: Option<PathBuf>, egress_quiet: Option<Duration>) -> Self {
-        let problem = match &pin_dir {
-            None => "no --pin-dir: this process reads no kernel maps".to_owned(),
-            Some(dir) => format!("the maps below `{}` are not open yet", dir.display()),
+    pub fn new(source: Option<MapSource>, egress_quiet: Option<Duration>) -> Self {
+        let problem = match &source {
+            None => "no --pin-dir and no --maps-from: this process reads no kernel maps".to_owned(),
+            Some(source) => {
+                let place = source.path().display();
+                format!("the maps of `{place}` are not open yet")
+            }
         };
         Self {
-            pin_dir,
+            source,
             egress_quiet,
             state: Arc::new(Mutex::new(State {
                 maps: None,
@@ -105,7 +118,7 @@ impl Kernel {
 
     #[must_use]
     pub fn is_wanted(&self) -> bool {
-        self.pin_dir.is_some()
+        self.source.is_some()
     }
 
     #[must_use]
@@ -160,21 +173,30 @@ impl Kernel {
 
     /// Keeps the maps open and in step with the mesh, and takes events from the ring, for ever.
     pub async fn run(self, mut mesh: watch::Receiver<Arc<Mesh>>) -> std::io::Result<()> {
-        if self.pin_dir.is_none() {
+        let Some(source) = self.source.clone() else {
             return std::future::pending().await;
-        }
+        };
+        let mut pause = ASK_AGAIN.0;
         loop {
             let declared = Declared::of(&mesh.borrow_and_update());
             let begun = tokio::time::Instant::now();
-            let mut ring = match self.open(&declared) {
-                Ok(events) => events.into_stream().map_err(std::io::Error::other)?,
+            let (mut ring, lease) = match self.open(&source, &declared).await {
+                Ok(opened) => opened,
                 Err(error) => {
                     self.set_problem(Some(text(&error)));
-                    tokio::time::sleep(RETRY).await;
+                    match error {
+                        OpenError::Maps(_) => tokio::time::sleep(RETRY).await,
+                        OpenError::Ask(_) => {
+                            self.stats.requests_failed.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(pause).await;
+                            pause = (pause * 2).min(ASK_AGAIN.1);
+                        }
+                    }
                     continue;
                 }
             };
             self.set_problem(None);
+            pause = ASK_AGAIN.0;
             tracing::info!("kernel maps open");
             let mut batch = Vec::with_capacity(BATCH);
             let mut egress = self.egress_quiet.map(Watch::new);
@@ -200,9 +222,28 @@ impl Kernel {
                         let declared = Declared::of(&mesh.borrow_and_update());
                         self.apply(&declared);
                     }
+                    () = ended(lease.as_ref()) => break,
                 }
             }
+            self.forget(&source);
+            tokio::time::sleep(pause).await;
         }
+    }
+
+    /// The holder ended, and what its maps count has no end any more: nothing of it is told from now on.
+    fn forget(&self, source: &MapSource) {
+        self.state().maps = None;
+        self.stats.holders_lost.fetch_add(1, Ordering::SeqCst);
+        self.set_problem(Some(format!(
+            "the holder at `{}` ended, and with it the kernel programs and all that they had counted; asking for a new one",
+            source.path().display()
+        )));
+    }
+
+    /// How often the counts began anew since this process started.
+    #[must_use]
+    pub fn holders_lost(&self) -> u64 {
+        self.stats.holders_lost.load(Ordering::SeqCst)
     }
 
     /// Lets `egress` watch or rest. What cannot be read or written is counted, and tried again.
@@ -248,14 +289,17 @@ impl Kernel {
         state.problem = problem;
     }
 
-    fn open(&self, declared: &Declared) -> Result<crate::sys::events::Events, MapsError> {
-        let dir = self.pin_dir.as_deref().unwrap_or_else(|| "".as_ref());
-        let mut maps = Maps::open(dir)?;
+    async fn open(
+        &self,
+        source: &MapSource,
+        declared: &Declared,
+    ) -> Result<(EventStream, Option<Lease>), OpenError> {
+        let (mut maps, lease) = source.open().await?;
         declare(&mut maps, declared)?;
         self.stats.mesh_writes.fetch_add(1, Ordering::Relaxed);
-        let events = maps.events()?;
+        let events = maps.events()?.into_stream()?;
         self.state().maps = Some(maps);
-        Ok(events)
+        Ok((events, lease))
     }
 
     /// A changed mesh. What cannot be written stays as it was and is said.

@@ -145,6 +145,10 @@ families! {
         "Failed readings of the kernel maps.";
     MAP_WRITE_ERRORS: Counter "aggrik8s_map_write_errors" ["source_cluster"]
         "Failed updates of the kernel maps after a change of mesh.yaml.";
+    MAP_HOLDERS_LOST: Counter "aggrik8s_map_holders_lost" ["source_cluster"]
+        "Times that the process that holds the kernel programs ended: everything that the kernel counts begins again at 0.";
+    MAP_REQUESTS_FAILED: Counter "aggrik8s_map_requests_failed" ["source_cluster"]
+        "Requests to that process that brought no maps.";
 
     PROBER_PORTS_TAKEN: Counter "aggrik8s_prober_ports_taken" ["source_cluster"]
         "Reserved source ports that somebody else held; the next one was used.";

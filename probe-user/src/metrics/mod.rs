@@ -299,6 +299,8 @@ fn own(agent: &Agent) -> Vec<(&'static d::Definition, Option<&'static str>, u64)
         (&d::MAP_MESH_WRITES, None, load(&kernel.mesh_writes)),
         (&d::MAP_READ_ERRORS, None, load(&kernel.read_errors)),
         (&d::MAP_WRITE_ERRORS, None, load(&kernel.write_errors)),
+        (&d::MAP_HOLDERS_LOST, None, load(&kernel.holders_lost)),
+        (&d::MAP_REQUESTS_FAILED, None, load(&kernel.requests_failed)),
         (&d::PROBER_PORTS_TAKEN, None, load(&prober.ports_in_use)),
         (&d::PROBER_STRAYS, None, load(&prober.stray_datagrams)),
         (&d::PROBER_STALLS, None, load(&prober.stalls)),

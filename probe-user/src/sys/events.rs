@@ -1,15 +1,12 @@
 //! The ring buffer's reader.
 
-use std::{
-    os::fd::{AsRawFd, RawFd},
-    path::Path,
-};
+use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{Map, MapData, RingBuf};
 use probe_common::{Event, maps::names};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::maps::{MapsError, open_as};
+use super::{maps::MapsError, source::Source};
 
 /// Reads events without waiting. Loss is counted by the kernel programs
 /// (`GlobalCounter::EventsLost`), undecodable bytes here.
@@ -19,11 +16,9 @@ pub struct Events {
 }
 
 impl Events {
-    pub(super) fn open(dir: &Path) -> Result<Self, MapsError> {
+    pub(super) fn open(source: &Source) -> Result<Self, MapsError> {
         Ok(Self {
-            ring: open_as(dir, names::EVENTS, |data| {
-                RingBuf::try_from(Map::RingBuf(data))
-            })?,
+            ring: source.open(names::EVENTS, |data| RingBuf::try_from(Map::RingBuf(data)))?,
             decode_errors: 0,
         })
     }

@@ -1,4 +1,5 @@
-//! Loads, attaches and pins the programs; replaces them under running traffic; removes them.
+//! Loads and attaches the programs. What keeps them attached is either a folder of pins ([`load`]), under which they
+//! can be replaced while traffic runs, or this process ([`hold`]): then they end with it, however it ends.
 //!
 //! Needs uid 0 with CAP_BPF and CAP_NET_ADMIN and nothing else, for as long as a call takes.
 
@@ -6,10 +7,14 @@ mod install;
 mod pins;
 mod setup;
 
+pub(crate) use pins::take_group;
+
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fmt,
     ops::RangeInclusive,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -20,17 +25,16 @@ use super::{
     maps::{Maps, MapsError, ProgramState},
     memory::{DEFAULT_RING_BYTES, DEFAULT_SERIES_CAP, Memory, shards_for},
     preflight::{self, PreflightError},
+    raw,
 };
 
-/// Everything that `load` may be told.
+/// What is loaded, and where it is attached.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The eBPF object; by default the committed one.
     pub object: Cow<'static, [u8]>,
     /// Folder of the cgroup (v2) whose sockets are watched, those of its descendants included.
     pub cgroup: PathBuf,
-    /// Folder below a bpffs for the pins; made if missing, its parents too.
-    pub pin_dir: PathBuf,
     /// Group of the pins: the agent's. `None`: our own.
     pub gid: Option<u32>,
     /// Most series.
@@ -55,12 +59,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// Defaults for a cgroup and a pin folder.
-    pub fn new(cgroup: impl Into<PathBuf>, pin_dir: impl Into<PathBuf>) -> Self {
+    /// Defaults for a cgroup.
+    pub fn new(cgroup: impl Into<PathBuf>) -> Self {
         Self {
             object: Cow::Borrowed(super::OBJECT),
             cgroup: cgroup.into(),
-            pin_dir: pin_dir.into(),
             gid: None,
             series_cap: DEFAULT_SERIES_CAP,
             shards: None,
@@ -75,11 +78,13 @@ impl Options {
     }
 }
 
-/// What `load` did.
+/// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing was there.
     Loaded,
+    /// Loaded, and attached as long as this process lives.
+    Held,
     /// The same object was already attached; nothing was changed, the counts go on.
     Kept,
     /// Another object of the same layout was attached; each program was replaced in place, the counts go on.
@@ -90,13 +95,14 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Loaded => "loaded",
+            Self::Held => "held",
             Self::Kept => "kept",
             Self::Replaced => "replaced",
         })
     }
 }
 
-/// The result of a load.
+/// How it went.
 #[derive(Clone, Debug)]
 pub struct LoadReport {
     pub action: Action,
@@ -150,6 +156,8 @@ pub enum LoadError {
     },
     #[error("`{}` lies in the pin folder and is not ours", path.display())]
     ForeignEntry { path: PathBuf },
+    #[error("cannot use the maps just loaded")]
+    Held { source: Box<MapsError> },
     #[error("cannot set up map `{map}`")]
     Setup {
         map: &'static str,
@@ -160,7 +168,7 @@ pub enum LoadError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("cannot make pins for group {gid}")]
+    #[error("cannot make files for group {gid}")]
     Group { gid: u32, source: std::io::Error },
     #[error("invalid option: {0}")]
     Option(String),
@@ -192,28 +200,92 @@ impl LoadError {
     }
 }
 
-/// Loads, attaches and pins, or keeps or replaces what is there. Blocks for well under a second.
-pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
+/// Loads, attaches and pins, or keeps or replaces what is pinned. Blocks for well under a second.
+/// `pin_dir` lies below a bpffs; it is made if missing, its parents too.
+pub fn load(options: &Options, pin_dir: &Path) -> Result<LoadReport, LoadError> {
     let memory = check_options(options)?;
-    preflight::check(&options.cgroup, &options.pin_dir)?;
+    preflight::check(&options.cgroup, Some(pin_dir))?;
     let object: [u8; 32] = Sha256::digest(&options.object).into();
-    let _group = pins::take_group(options.gid)?;
-    let mut present = pins::present(&options.pin_dir)?;
+    let _group = take_group(options.gid)?;
+    let mut present = pins::present(pin_dir)?;
     let action = match &mut present {
         None => {
-            setup::fresh(options, &memory, object)?;
+            setup::fresh(options, &memory, object, pin_dir)?;
             Action::Loaded
         }
-        Some(maps) if maps.meta().object == object && install::is_whole(options)? => Action::Kept,
+        Some(maps) if maps.meta().object == object && install::is_whole(options, pin_dir)? => {
+            Action::Kept
+        }
         Some(maps) => {
-            setup::replace(options, maps, object)?;
+            setup::replace(options, maps, object, pin_dir)?;
             Action::Replaced
         }
     };
-    let maps = open(&options.pin_dir)?;
+    let maps = Maps::open(pin_dir).map_err(|source| foreign(pin_dir, source))?;
+    report(action, memory, &maps).map_err(|source| foreign(pin_dir, source))
+}
+
+/// Programs that are attached as long as this value lives. Nothing of it is in any file system.
+pub struct Held {
+    pub report: LoadReport,
+    links: Vec<OwnedFd>,
+    maps: BTreeMap<&'static str, OwnedFd>,
+}
+
+/// Loads and attaches, and pins nothing. Blocks for well under a second.
+pub fn hold(options: &Options) -> Result<Held, LoadError> {
+    let memory = check_options(options)?;
+    preflight::check(&options.cgroup, None)?;
+    let object: [u8; 32] = Sha256::digest(&options.object).into();
+    let (ebpf, links) = setup::build(options, &memory, object, None)?;
+    let maps = setup::descriptors(&ebpf)?;
+    let cannot = |source| LoadError::Held {
+        source: Box::new(source),
+    };
+    let opened = open(&maps).map_err(cannot)?;
+    Ok(Held {
+        report: report(Action::Held, memory, &opened).map_err(cannot)?,
+        links,
+        maps,
+    })
+}
+
+fn open(maps: &BTreeMap<&'static str, OwnedFd>) -> Result<Maps, MapsError> {
+    let copies = maps
+        .iter()
+        .map(|(name, fd)| Ok(((*name).to_owned(), fd.try_clone()?)))
+        .collect::<Result<_, std::io::Error>>()
+        .map_err(MapsError::Descriptor)?;
+    Maps::handed(Path::new("the maps just loaded"), copies)
+}
+
+impl Held {
+    /// The maps, opened anew.
+    pub fn maps(&self) -> Result<Maps, MapsError> {
+        open(&self.maps)
+    }
+
+    /// Those maps that an agent needs, by name. Never a link or a program.
+    pub fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        self.maps.iter().map(|(name, fd)| (*name, fd.as_fd()))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for link in &self.links {
+            // Closing it detaches as well, if perhaps a moment later.
+            if let Err(error) = raw::detach(link) {
+                tracing::debug!(%error, "a link is closed without having been detached");
+            }
+        }
+    }
+}
+
+fn report(action: Action, memory: Memory, maps: &Maps) -> Result<LoadReport, MapsError> {
     let meta = *maps.meta();
     let mut notes = Vec::new();
-    if action != Action::Loaded {
+    if matches!(action, Action::Kept | Action::Replaced) {
         for (what, asked, kept) in [
             ("series cap", memory.series_cap, meta.series_cap),
             ("shards", memory.shards, meta.shards),
@@ -229,9 +301,7 @@ pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
     Ok(LoadReport {
         action,
         object: meta.object.iter().map(|b| format!("{b:02x}")).collect(),
-        programs: maps
-            .attach_state()
-            .map_err(|source| foreign(&options.pin_dir, source))?,
+        programs: maps.attach_state()?,
         memory: Memory {
             series_cap: meta.series_cap,
             shards: meta.shards,
@@ -245,10 +315,6 @@ pub fn load(options: &Options) -> Result<LoadReport, LoadError> {
 /// Detaches everything pinned in `pin_dir` and removes the pins; the counts end. False if nothing was there.
 pub fn unload(pin_dir: &Path) -> Result<bool, LoadError> {
     pins::remove(pin_dir)
-}
-
-fn open(pin_dir: &Path) -> Result<Maps, LoadError> {
-    Maps::open(pin_dir).map_err(|source| foreign(pin_dir, source))
 }
 
 fn foreign(path: &Path, source: MapsError) -> LoadError {

@@ -1,11 +1,14 @@
-//! The pinned maps. Opening and reading needs no capability, only the group of the pins.
+//! The maps, opened by their pins or by descriptors that were handed over. Reading and writing needs no capability,
+//! opening pins only their group.
 //!
 //! A [`Maps`] is a set of file descriptors: cheap to open, safe to hold for ever, and it keeps
 //! reading the same counts however often the agent restarts.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::IpAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -17,14 +20,14 @@ use probe_common::{
     maps::{PROGRAMS, names as map_names},
 };
 
-use super::{events::Events, names::Names};
+use super::{events::Events, names::Names, source::Source};
 
-/// What can go wrong with pinned maps.
+/// What can go wrong with maps.
 #[derive(Debug, thiserror::Error)]
 pub enum MapsError {
-    #[error("cannot open the pinned map `{}`", path.display())]
+    #[error("cannot open map `{}`", path.display())]
     Open { path: PathBuf, source: MapError },
-    #[error("pinned map `{}` is not of the expected kind", path.display())]
+    #[error("map `{}` is not of the expected kind", path.display())]
     Kind { path: PathBuf, source: MapError },
     #[error("`{}` has layout {found}, this program speaks layout {LAYOUT}", path.display())]
     Layout { path: PathBuf, found: u32 },
@@ -40,6 +43,8 @@ pub enum MapsError {
         name: String,
         max: usize,
     },
+    #[error("cannot copy a map's descriptor")]
+    Descriptor(#[source] io::Error),
     #[error("cannot wait for events")]
     Events(#[source] io::Error),
 }
@@ -132,9 +137,9 @@ pub struct ProgramState {
     pub refused: Option<String>,
 }
 
-/// The open maps of one pin folder.
+/// The open maps of one load.
 pub struct Maps {
-    dir: PathBuf,
+    source: Source,
     meta: Meta,
     config: Array<MapData, Config>,
     attach: Array<MapData, AttachState>,
@@ -150,37 +155,53 @@ pub struct Maps {
 impl Maps {
     /// Opens the maps pinned below `dir`.
     pub fn open(dir: &Path) -> Result<Self, MapsError> {
-        let path = dir.join(map_names::META);
-        let metas: Array<_, Meta> = array(dir, map_names::META)?;
+        Self::of(Source::Pins(dir.to_owned()))
+    }
+
+    /// Takes maps by name; `from` is who handed them over. [`NEEDED`](super::source::NEEDED) says which must be there.
+    pub fn handed(from: &Path, maps: BTreeMap<String, OwnedFd>) -> Result<Self, MapsError> {
+        Self::of(Source::Handed {
+            from: from.to_owned(),
+            maps,
+        })
+    }
+
+    fn of(source: Source) -> Result<Self, MapsError> {
+        let metas: Array<_, Meta> = source.array(map_names::META)?;
         let meta = metas.get(&0, 0).map_err(|source| MapsError::Read {
             map: map_names::META,
             source,
         })?;
         if meta.layout != LAYOUT {
             return Err(MapsError::Layout {
-                path,
+                path: source.place().join(map_names::META),
                 found: meta.layout,
             });
         }
         Ok(Self {
-            dir: dir.to_owned(),
             meta,
-            config: array(dir, map_names::CONFIG)?,
-            attach: array(dir, map_names::ATTACH)?,
-            counters: array(dir, map_names::COUNTERS)?,
-            series: hash(dir, map_names::SERIES)?,
-            slots: array(dir, map_names::SLOTS)?,
-            prefixes: open_as(dir, map_names::PREFIXES, |data| {
+            config: source.array(map_names::CONFIG)?,
+            attach: source.array(map_names::ATTACH)?,
+            counters: source.array(map_names::COUNTERS)?,
+            series: source.hash(map_names::SERIES)?,
+            slots: source.array(map_names::SLOTS)?,
+            prefixes: source.open(map_names::PREFIXES, |data| {
                 LpmTrie::try_from(Map::LpmTrie(data))
             })?,
-            services: hash(dir, map_names::SERVICES)?,
+            services: source.hash(map_names::SERVICES)?,
             remotes: Names::new(
                 "remote",
-                array(dir, map_names::REMOTES)?,
+                source.array(map_names::REMOTES)?,
                 RemoteId::FIRST_NAMED,
                 RemoteId::LIMIT,
             ),
-            classes: Names::new("class", array(dir, map_names::CLASSES)?, 1, ClassId::LIMIT),
+            classes: Names::new(
+                "class",
+                source.array(map_names::CLASSES)?,
+                1,
+                ClassId::LIMIT,
+            ),
+            source,
         })
     }
 
@@ -191,7 +212,7 @@ impl Maps {
 
     /// For the loader, after it replaced the programs.
     pub(super) fn replace_meta(&self, meta: Meta) -> Result<(), MapsError> {
-        let mut metas: Array<_, Meta> = array(&self.dir, map_names::META)?;
+        let mut metas: Array<_, Meta> = self.source.array(map_names::META)?;
         metas.set(0, meta, 0).map_err(|source| MapsError::Write {
             map: map_names::META,
             source,
@@ -295,7 +316,7 @@ impl Maps {
             map: map_names::PREFIXES,
             source,
         };
-        let wanted: std::collections::BTreeMap<(u32, Address), u16> = wanted
+        let wanted: BTreeMap<(u32, Address), u16> = wanted
             .iter()
             .map(|(net, remote)| (prefix_key(*net), remote.0))
             .collect();
@@ -324,9 +345,7 @@ impl Maps {
     }
 
     /// The prefixes now in force, as (prefix length of the 128-bit key, address) → remote id.
-    pub fn prefix_entries(
-        &self,
-    ) -> Result<std::collections::BTreeMap<(u32, Address), u16>, MapsError> {
+    pub fn prefix_entries(&self) -> Result<BTreeMap<(u32, Address), u16>, MapsError> {
         let read = |source| MapsError::Read {
             map: map_names::PREFIXES,
             source,
@@ -477,7 +496,7 @@ impl Maps {
     /// A reader of the ring buffer. One reader at a time: it moves the ring's consumer position,
     /// which outlives the process, so a killed reader's successor goes on where it stopped.
     pub fn events(&self) -> Result<Events, MapsError> {
-        Events::open(&self.dir)
+        Events::open(&self.source)
     }
 }
 
@@ -513,30 +532,6 @@ pub fn to_address(ip: IpAddr) -> Address {
 /// The other way; v4-mapped becomes IPv4.
 pub fn from_address(bytes: Address) -> IpAddr {
     IpAddr::from(address::octets(bytes)).to_canonical()
-}
-
-pub(super) fn open_as<T>(
-    dir: &Path,
-    name: &'static str,
-    wrap: impl FnOnce(MapData) -> Result<T, MapError>,
-) -> Result<T, MapsError> {
-    let path = dir.join(name);
-    let data = MapData::from_pin(&path).map_err(|source| MapsError::Open {
-        path: path.clone(),
-        source,
-    })?;
-    wrap(data).map_err(|source| MapsError::Kind { path, source })
-}
-
-fn array<V: aya::Pod>(dir: &Path, name: &'static str) -> Result<Array<MapData, V>, MapsError> {
-    open_as(dir, name, |data| Array::try_from(Map::Array(data)))
-}
-
-fn hash<K: aya::Pod, V: aya::Pod>(
-    dir: &Path,
-    name: &'static str,
-) -> Result<HashMap<MapData, K, V>, MapsError> {
-    open_as(dir, name, |data| HashMap::try_from(Map::HashMap(data)))
 }
 
 #[cfg(test)]

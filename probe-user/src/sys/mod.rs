@@ -1,10 +1,11 @@
 //! The kernel side as the agent sees it, and the only module of this crate with `unsafe`.
 //!
-//! * [`loader`] loads, attaches, pins, replaces and removes the programs (privileged, short-lived).
-//! * [`maps`] reads and writes the pinned maps (no privilege but the group of the pins).
+//! * [`loader`] loads, attaches, keeps, replaces and removes the programs (privileged, short-lived).
+//! * [`maps`] reads and writes the maps (no privilege but the group of the pins, or their descriptors: [`source`]).
+//! * [`handover`] passes descriptors from process to process.
 //! * [`events`] reads the ring buffer, also from tokio.
 //! * [`names`] keeps ids of remotes and classes stable over restarts of the agent.
-//! * [`selfcheck`] is `load --check`: a scratch cgroup, one connection, the counted event.
+//! * [`selfcheck`] is `--check`: a scratch cgroup, one connection, the counted event.
 //! * [`socket`] has the socket options of path measurements (no privilege).
 #![allow(
     unsafe_code,
@@ -13,6 +14,7 @@
 
 pub mod cgroup;
 pub mod events;
+pub mod handover;
 pub mod loader;
 pub mod maps;
 pub mod memory;
@@ -21,6 +23,7 @@ pub mod preflight;
 pub mod raw;
 pub mod selfcheck;
 pub mod socket;
+pub mod source;
 
 /// The committed object, built by `cargo xtask ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../prebuilt/probe.bpf.o");

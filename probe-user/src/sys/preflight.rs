@@ -41,7 +41,7 @@ impl PreflightError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::NotRoot { .. } => {
-                "run the loader as root (in Kubernetes: the init container, `runAsUser: 0`); only `run` is unprivileged"
+                "run the loader as root (in Kubernetes: `runAsUser: 0`); only `run` is unprivileged"
             }
             Self::Capability { .. } => {
                 "give the loader exactly BPF and NET_ADMIN (`securityContext.capabilities.add`, or `setpriv --bounding-set`)"
@@ -58,8 +58,8 @@ impl PreflightError {
     }
 }
 
-/// Checks identity, capabilities, cgroup and bpffs, in this order.
-pub fn check(cgroup: &Path, pin_dir: &Path) -> Result<(), PreflightError> {
+/// Checks identity, capabilities, cgroup and, where something is to be pinned, bpffs, in this order.
+pub fn check(cgroup: &Path, pin_dir: Option<&Path>) -> Result<(), PreflightError> {
     let uid = nix::unistd::geteuid().as_raw();
     if uid != 0 {
         return Err(PreflightError::NotRoot { uid });
@@ -74,7 +74,7 @@ pub fn check(cgroup: &Path, pin_dir: &Path) -> Result<(), PreflightError> {
         return Err(PreflightError::Capability { missing });
     }
     check_cgroup(cgroup)?;
-    check_bpffs(pin_dir)
+    pin_dir.map_or(Ok(()), check_bpffs)
 }
 
 fn check_cgroup(path: &Path) -> Result<(), PreflightError> {

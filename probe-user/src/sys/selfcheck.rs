@@ -1,4 +1,4 @@
-//! `load --check`: the programs in a scratch cgroup, one connection of our own, and the counts and
+//! `load --check`, `hold --check`: the programs in a scratch cgroup, one connection of our own, and the counts and
 //! records it must leave. Everything made for it is removed again.
 
 use std::{
@@ -98,31 +98,36 @@ fn home() -> io::Result<PathBuf> {
     Ok(mount.join(path))
 }
 
-/// Runs the check with these options, in a cgroup and a pin folder of its own beside theirs.
-pub fn run(options: &Options) -> Result<LoadReport, CheckError> {
-    super::preflight::check(&options.cgroup, &options.pin_dir).map_err(LoadError::from)?;
+/// Runs the check with these options in a cgroup of its own, and where pins are used in a folder of its own beside them.
+pub fn run(options: &Options, pin_dir: Option<&Path>) -> Result<LoadReport, CheckError> {
+    super::preflight::check(&options.cgroup, pin_dir).map_err(LoadError::from)?;
     let scratch = Scratch::enter(&options.cgroup)?;
-    let beside = options
-        .pin_dir
+    let options = Options {
+        cgroup: scratch.path.clone(),
+        ..options.clone()
+    };
+    let Some(pin_dir) = pin_dir else {
+        let held = loader::hold(&options)?;
+        observe(&held.maps()?, &options)?;
+        return Ok(held.report.clone());
+    };
+    let beside = pin_dir
         .ancestors()
         .skip(1)
         .find(|path| path.exists())
         .unwrap_or(Path::new("/"));
-    let options = Options {
-        cgroup: scratch.path.clone(),
-        pin_dir: beside.join(format!("aggrik8s-check-{}", std::process::id())),
-        ..options.clone()
-    };
-    let report = loader::load(&options)?;
-    let seen = observe(&options);
-    let removed = loader::unload(&options.pin_dir);
+    let pins = beside.join(format!("aggrik8s-check-{}", std::process::id()));
+    let report = loader::load(&options, &pins)?;
+    let seen = Maps::open(&pins)
+        .map_err(CheckError::from)
+        .and_then(|maps| observe(&maps, &options));
+    let removed = loader::unload(&pins);
     seen?;
     removed?;
     Ok(report)
 }
 
-fn observe(options: &Options) -> Result<(), CheckError> {
-    let maps = Maps::open(&options.pin_dir)?;
+fn observe(maps: &Maps, options: &Options) -> Result<(), CheckError> {
     let mut reader = maps.events()?;
     let (client, server) = connect(options).map_err(CheckError::Connection)?;
     let mut events: Vec<Event> = Vec::new();
@@ -131,7 +136,7 @@ fn observe(options: &Options) -> Result<(), CheckError> {
         while let Some(event) = reader.try_next() {
             events.push(event);
         }
-        let missing = missing(&maps, &events, client, server)?;
+        let missing = missing(maps, &events, client, server)?;
         match missing {
             None => return Ok(()),
             Some(what) if Instant::now() > deadline => return Err(CheckError::NotCounted(what)),

@@ -1,4 +1,4 @@
-//! Programs onto the cgroup: a link each, pinned; under a link that is already there the program is
+//! Programs onto the cgroup: a link each, pinned or not; under a pinned link that is already there the program is
 //! exchanged, so no event falls between the old and the new one.
 
 use std::{
@@ -85,11 +85,13 @@ fn load(program: &mut Program) -> Result<(), ProgramError> {
     <&mut CgroupSkb>::try_from(program)?.load()
 }
 
-/// Attaches, or exchanges, every program, and says how each stands.
+/// Attaches, or exchanges, every program, and says how each stands. Without pins the programs stay attached as long as
+/// the returned links are open.
 pub(super) fn attach_all(
     object: &mut Ebpf,
     options: &Options,
-) -> Result<[AttachState; PROGRAMS.len()], LoadError> {
+    pins: Option<&Path>,
+) -> Result<([AttachState; PROGRAMS.len()], Vec<OwnedFd>), LoadError> {
     let cgroup = open_cgroup(options, HOOKS[0].program)?;
     let mut states = [AttachState {
         attached: 0,
@@ -97,9 +99,10 @@ pub(super) fn attach_all(
         link_id: 0,
         program_id: 0,
     }; PROGRAMS.len()];
+    let mut links = Vec::new();
     for (hook, state) in HOOKS.iter().zip(&mut states) {
         if hook.kind == AttachType::Egress && !options.old_sockets {
-            discard(&options.pin_dir, hook.program)?;
+            discard(pins, hook.program)?;
             continue;
         }
         let failed = |source: io::Error| match source.raw_os_error() {
@@ -119,8 +122,11 @@ pub(super) fn attach_all(
                 program: hook.program,
                 source: Box::new(source),
             })?;
-        match attach(&options.pin_dir, hook, fd, &cgroup) {
-            Ok(info) => {
+        let attached = attach(pins, hook, fd, &cgroup)
+            .and_then(|link| raw::link_info(&link).map(|info| (link, info)));
+        match attached {
+            Ok((link, info)) => {
+                links.push(link);
                 *state = AttachState {
                     attached: 1,
                     errno: 0,
@@ -132,7 +138,7 @@ pub(super) fn attach_all(
                 return Err(failed(error));
             }
             Err(error) => {
-                discard(&options.pin_dir, hook.program)?;
+                discard(pins, hook.program)?;
                 state.errno = error
                     .raw_os_error()
                     .and_then(|errno| u32::try_from(errno).ok())
@@ -140,7 +146,7 @@ pub(super) fn attach_all(
             }
         }
     }
-    Ok(states)
+    Ok((states, links))
 }
 
 fn open_cgroup(options: &Options, program: &'static str) -> Result<OwnedFd, LoadError> {
@@ -154,11 +160,14 @@ fn open_cgroup(options: &Options, program: &'static str) -> Result<OwnedFd, Load
 }
 
 fn attach(
-    dir: &Path,
+    pins: Option<&Path>,
     hook: &Hook,
     program: &ProgramFd,
     cgroup: &OwnedFd,
-) -> io::Result<raw::LinkInfo> {
+) -> io::Result<OwnedFd> {
+    let Some(dir) = pins else {
+        return raw::attach(program, cgroup, hook.kind);
+    };
     let path = pins::link_path(dir, hook.program);
     let link = match link_on(&path, cgroup)? {
         Some(link) => {
@@ -177,7 +186,7 @@ fn attach(
     remove_if_there(&new)?;
     raw::pin(program, &new)?;
     fs::rename(&new, pins::program_path(dir, hook.program))?;
-    raw::link_info(&link)
+    Ok(link)
 }
 
 /// The pinned link if it is on this very cgroup.
@@ -198,7 +207,10 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// Takes a rung down.
-fn discard(dir: &Path, program: &str) -> Result<(), LoadError> {
+fn discard(pins: Option<&Path>, program: &str) -> Result<(), LoadError> {
+    let Some(dir) = pins else {
+        return Ok(());
+    };
     for path in [
         pins::link_path(dir, program),
         pins::program_path(dir, program),
@@ -212,10 +224,10 @@ fn discard(dir: &Path, program: &str) -> Result<(), LoadError> {
 }
 
 /// Whether every program that should be attached is, on this cgroup. Anything odd is a no.
-pub(super) fn is_whole(options: &Options) -> Result<bool, LoadError> {
+pub(super) fn is_whole(options: &Options, pin_dir: &Path) -> Result<bool, LoadError> {
     let cgroup = open_cgroup(options, HOOKS[0].program)?;
     Ok(HOOKS.iter().all(|hook| {
-        let path = pins::link_path(&options.pin_dir, hook.program);
+        let path = pins::link_path(pin_dir, hook.program);
         if hook.kind == AttachType::Egress && !options.old_sockets {
             return !path.exists();
         }

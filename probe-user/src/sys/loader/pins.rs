@@ -40,7 +40,7 @@ pub(super) fn program_path(dir: &Path, program: &str) -> PathBuf {
 }
 
 /// Gives the thread its own group back when dropped.
-pub(super) struct Group(Option<Gid>);
+pub(crate) struct Group(Option<Gid>);
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -51,7 +51,7 @@ impl Drop for Group {
 }
 
 /// New files get this group from now on. A pin cannot be given away afterwards without CAP_CHOWN.
-pub(super) fn take_group(gid: Option<u32>) -> Result<Group, LoadError> {
+pub(crate) fn take_group(gid: Option<u32>) -> Result<Group, LoadError> {
     let Some(gid) = gid else {
         return Ok(Group(None));
     };

@@ -1,8 +1,14 @@
-//! The two ways to get a full set of pins: from nothing, and onto maps that are already there.
+//! The two ways to a full set of maps and programs: from nothing, and onto pinned maps that are already there.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, MapData, Queue},
+    maps::{Array, Map, MapData, MapError, Queue},
 };
 use probe_common::{
     AttachState, Config, LAYOUT, Meta,
@@ -11,26 +17,41 @@ use probe_common::{
 };
 
 use super::{LoadError, Options, foreign, install, pins};
-use crate::sys::{maps::Maps, memory::Memory, raw};
+use crate::sys::{maps::Maps, memory::Memory, raw, source};
 
 /// Index of the program that may rest.
 const EGRESS: usize = 4;
 const _: () = assert!(PROGRAMS[EGRESS].len() == "egress".len());
 
 /// Loads into an empty folder. On an error everything made here is removed again.
-pub(super) fn fresh(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), LoadError> {
-    pins::make_dir(&options.pin_dir)?;
-    build(options, memory, object).inspect_err(|_| {
-        if let Err(error) = pins::remove(&options.pin_dir) {
+pub(super) fn fresh(
+    options: &Options,
+    memory: &Memory,
+    object: [u8; 32],
+    pin_dir: &Path,
+) -> Result<(), LoadError> {
+    pins::make_dir(pin_dir)?;
+    let built = build(options, memory, object, Some(pin_dir));
+    built.map(drop).inspect_err(|_| {
+        if let Err(error) = pins::remove(pin_dir) {
             tracing::warn!(%error, "cannot clear the pin folder after a failed load");
         }
     })
 }
 
-fn build(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), LoadError> {
-    let mut ebpf = parse(options, memory)?;
-    for map in pins::MAPS {
-        pins::open_to_group(&options.pin_dir.join(map))?;
+/// Makes the maps and attaches the programs; both are pinned, or end with what is returned.
+pub(super) fn build(
+    options: &Options,
+    memory: &Memory,
+    object: [u8; 32],
+    pins: Option<&Path>,
+) -> Result<(Ebpf, Vec<OwnedFd>), LoadError> {
+    let mut ebpf = parse(options, memory, pins)?;
+    for (dir, map) in pins
+        .into_iter()
+        .flat_map(|dir| pins::MAPS.map(|map| (dir, map)))
+    {
+        pins::open_to_group(&dir.join(map))?;
     }
     let mut config = Config {
         probe_port_first: *options.probe_ports.start(),
@@ -44,20 +65,35 @@ fn build(options: &Options, memory: &Memory, object: [u8; 32]) -> Result<(), Loa
     set(&mut ebpf, names::CONFIG, &[config])?;
     fill_free_slots(&mut ebpf, memory.series_cap)?;
     install::verify(&mut ebpf)?;
-    let states = install::attach_all(&mut ebpf, options)?;
+    let (states, links) = install::attach_all(&mut ebpf, options, pins)?;
     if states[EGRESS].attached == 0 {
         config.egress_rests = 1;
         set(&mut ebpf, names::CONFIG, &[config])?;
     }
     finish(&mut ebpf, options, memory, object, &states)?;
-    // Last: it says that the folder is whole.
-    let path = options.pin_dir.join(names::META);
-    let meta = map(&mut ebpf, names::META)?;
-    raw::pin(meta.fd(), &path).map_err(|source| LoadError::Pin {
-        path: path.clone(),
-        source,
-    })?;
-    pins::open_to_group(&path)
+    if let Some(dir) = pins {
+        // Last: it says that the folder is whole.
+        let path = dir.join(names::META);
+        raw::pin(map(&ebpf, names::META)?.fd(), &path).map_err(|source| LoadError::Pin {
+            path: path.clone(),
+            source,
+        })?;
+        pins::open_to_group(&path)?;
+    }
+    Ok((ebpf, links))
+}
+
+/// The maps that an agent needs, to be kept when the object is dropped.
+pub(super) fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<&'static str, OwnedFd>, LoadError> {
+    let descriptor = |name| {
+        let copy = map(ebpf, name)?.fd().as_fd().try_clone_to_owned();
+        let copy = copy.map_err(|error| LoadError::Setup {
+            map: name,
+            source: Box::new(MapError::from(error)),
+        })?;
+        Ok((name, copy))
+    };
+    source::NEEDED.into_iter().map(descriptor).collect()
 }
 
 /// Puts another object's programs in place of those that run, on the maps that are there.
@@ -65,6 +101,7 @@ pub(super) fn replace(
     options: &Options,
     maps: &mut Maps,
     object: [u8; 32],
+    pin_dir: &Path,
 ) -> Result<(), LoadError> {
     let memory = Memory {
         series_cap: maps.meta().series_cap,
@@ -72,20 +109,20 @@ pub(super) fn replace(
         states: maps.meta().states,
         ring_bytes: options.ring_bytes,
     };
-    let mut ebpf = parse(options, &memory)?;
+    let mut ebpf = parse(options, &memory, Some(pin_dir))?;
     install::verify(&mut ebpf)?;
-    let states = install::attach_all(&mut ebpf, options)?;
+    let (states, _pinned) = install::attach_all(&mut ebpf, options, Some(pin_dir))?;
     write_states(&mut ebpf, &states)?;
     maps.set_egress_rests(states[EGRESS].attached == 0)
-        .map_err(|source| foreign(&options.pin_dir, source))?;
+        .map_err(|source| foreign(pin_dir, source))?;
     maps.replace_meta(Meta {
         object,
         ..*maps.meta()
     })
-    .map_err(|source| foreign(&options.pin_dir, source))
+    .map_err(|source| foreign(pin_dir, source))
 }
 
-fn parse(options: &Options, memory: &Memory) -> Result<Ebpf, LoadError> {
+fn parse(options: &Options, memory: &Memory, pins: Option<&Path>) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     // Never the kernel's BTF: the object needs none, and a kernel may have none.
     loader
@@ -98,17 +135,22 @@ fn parse(options: &Options, memory: &Memory) -> Result<Ebpf, LoadError> {
         )
         .map_max_entries(names::TABLE, memory.states)
         .map_max_entries(names::EVENTS, memory.ring_bytes);
-    for map in pins::MAPS {
-        loader.map_pin_path(map, options.pin_dir.join(map));
+    for (dir, map) in pins
+        .into_iter()
+        .flat_map(|dir| pins::MAPS.map(|map| (dir, map)))
+    {
+        loader.map_pin_path(map, dir.join(map));
     }
     loader
         .load(&options.object)
         .map_err(|error| LoadError::Object(Box::new(error)))
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut MapData, LoadError> {
-    match ebpf.map_mut(name) {
-        Some(aya::maps::Map::Array(data) | aya::maps::Map::Queue(data)) => Ok(data),
+fn map<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, LoadError> {
+    match ebpf.map(name) {
+        Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data) | Map::RingBuf(data)) => {
+            Ok(data)
+        }
         _ => Err(LoadError::Missing { what: "map", name }),
     }
 }
