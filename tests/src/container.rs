@@ -1,5 +1,5 @@
-//! Containers as a kubelet would run the agent, made with runc alone: an unprivileged user without any capability,
-//! `no_new_privs`, a read-only root filesystem and a seccomp profile.
+//! Containers as a kubelet would run agent and holder, made with runc alone: an unprivileged user without any capability
+//! and a seccomp profile, or uid 0 with few capabilities; both with `no_new_privs` and a read-only root filesystem.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -25,8 +25,10 @@ pub struct Plan<'a> {
     /// Host files and folders and where they are in the container.
     pub mounts: Vec<(&'a Path, &'a str, Access)>,
     pub network: &'a Netns,
-    /// A seccomp profile as `deploy/seccomp` has it.
+    /// A seccomp profile as `deploy/seccomp` has it; null for none.
     pub seccomp: Value,
+    /// Capabilities of a container whose user is 0, such as `CAP_BPF`; without any it is the agent's user.
+    pub capabilities: &'a [&'a str],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +169,12 @@ fn config(id: &str, plan: &Plan<'_>) -> Value {
             "options": ["rbind", "nosuid", "noexec", "nodev", access],
         })
     }));
+    let user = if plan.capabilities.is_empty() {
+        USER
+    } else {
+        0
+    };
+    let held = plan.capabilities;
     let mut args = vec!["/program".to_owned()];
     args.extend(plan.args.iter().cloned());
     json!({
@@ -175,13 +183,13 @@ fn config(id: &str, plan: &Plan<'_>) -> Value {
         "root": { "path": "rootfs", "readonly": true },
         "process": {
             "terminal": false,
-            "user": { "uid": USER, "gid": USER },
+            "user": { "uid": user, "gid": USER },
             "args": args,
             "env": ["PATH=/", "RUST_BACKTRACE=1"],
             "cwd": "/",
             "noNewPrivileges": true,
             "capabilities": {
-                "bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": [],
+                "bounding": held, "effective": held, "inheritable": [], "permitted": held, "ambient": [],
             },
         },
         "mounts": mounts,

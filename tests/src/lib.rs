@@ -6,6 +6,7 @@ pub mod container;
 pub mod doubled;
 pub mod faults;
 pub mod foreign;
+pub mod hold_rig;
 pub mod kernel_scenario;
 pub mod kube;
 pub mod lab_rig;

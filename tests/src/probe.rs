@@ -29,12 +29,12 @@ impl Probe {
     /// `AGGRIK8S_OBJECT` names an object to try instead of the committed one.
     pub fn load(cgroup: &Path, adjust: impl FnOnce(&mut Options)) -> Result<Self> {
         let pins = leftovers::pins();
-        let mut options = Options::new(cgroup, &pins);
+        let mut options = Options::new(cgroup);
         if let Some(object) = std::env::var_os("AGGRIK8S_OBJECT") {
             options.object = std::fs::read(object)?.into();
         }
         adjust(&mut options);
-        let report = loader::load(&options).context("load the kernel programs")?;
+        let report = loader::load(&options, &pins).context("load the kernel programs")?;
         let probe = Self {
             maps: Maps::open(&pins)?,
             pins,

@@ -304,6 +304,17 @@ pub fn attached_programs(cgroup: &impl AsRawFd, attach_type: u32) -> io::Result<
     Ok(query.prog_cnt)
 }
 
+/// Programs attached to the cgroup itself, of every kind that the probe has.
+pub fn attached_everywhere(cgroup: &impl AsRawFd) -> io::Result<u32> {
+    /// Ingress, egress, sock_ops, connect4, connect6, sock_release of linux/bpf.h.
+    const KINDS: [u32; 6] = [0, 1, 3, 10, 11, 34];
+    let mut sum = 0;
+    for kind in KINDS {
+        sum += attached_programs(cgroup, kind)?;
+    }
+    Ok(sum)
+}
+
 /// Loads a program given as raw instructions.
 pub fn load_program(
     name: &str,

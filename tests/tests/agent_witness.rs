@@ -135,9 +135,9 @@ impl Attached {
         let pins = leftovers::pins();
         let options = Options {
             gid: Some(USER),
-            ..Options::new(cgroup.path(), &pins)
+            ..Options::new(cgroup.path())
         };
-        loader::load(&options)?;
+        loader::load(&options, &pins)?;
         // Agents inherit the cgroup; this is the only test of its process.
         join(cgroup.path(), std::process::id())?;
         Ok(Self {

@@ -82,6 +82,11 @@ fn loading_keeps_replaces_and_refuses() -> Result<()> {
     holds(&["load_again", "refusals", "self_check"])
 }
 
+#[test]
+fn held_programs_end_with_their_holder() -> Result<()> {
+    holds(&["held_programs"])
+}
+
 /// A check that was added and belongs to no test above would run in the VMs only.
 #[test]
 fn every_check_is_in_a_test() {

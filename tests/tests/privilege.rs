@@ -14,7 +14,7 @@ use tests::container::{self, Access, Container, Plan, USER};
 use tests::netns::skip;
 use tests::rig::Rig;
 use tests::storm::ClientPlan;
-use tests::{agent, leftovers, probe, sys};
+use tests::{agent, hold_rig, leftovers, probe, sys};
 
 const BOTH: &[&str] = &["bpf", "net_admin"];
 const CONNECTS: u64 = 200;
@@ -71,20 +71,7 @@ fn the_agent_runs_under_the_shipped_profile() -> Result<()> {
     let output = bed.load(BOTH)?;
     ensure!(output.status.success(), "load: {}", said(&output));
     let container = bed.agent(profile()?)?;
-    for (field, expected) in [
-        ("CapEff", "0000000000000000"),
-        ("CapPrm", "0000000000000000"),
-        ("CapInh", "0000000000000000"),
-        ("CapBnd", "0000000000000000"),
-        ("CapAmb", "0000000000000000"),
-        ("NoNewPrivs", "1"),
-        ("Seccomp", "2"),
-        ("Uid", "65532\t65532\t65532\t65532"),
-        ("Gid", "65532\t65532\t65532\t65532"),
-    ] {
-        let seen = container.status(field)?;
-        ensure!(seen == expected, "{field} is {seen}, not {expected}");
-    }
+    has_no_privilege(&container)?;
 
     // It gets ready with the kernel as a witness, and tells exactly what the kernel counted.
     let get = |path| agent::get(&bed.rig.client, path);
@@ -106,6 +93,95 @@ fn the_agent_runs_under_the_shipped_profile() -> Result<()> {
         })
     })?;
     Ok(())
+}
+
+/// As in a pod: both in containers, with a volume between them that the agent cannot even write to, and no bpffs.
+#[test]
+fn a_holder_and_its_agent_run_in_containers() -> Result<()> {
+    if skip(missing())? {
+        return Ok(());
+    }
+    let bed = hold_rig::Bed::new("pod")?;
+    let args = bed.hold_args();
+    let cgroup = bed.rig.cgroup.path();
+    let (volume, mesh) = (bed.volume(), bed.mesh());
+    let within = |arg: &String| match arg {
+        arg if *arg == cgroup.display().to_string() => "/cgroup".to_owned(),
+        arg if *arg == bed.socket().display().to_string() => "/hold/hold.sock".to_owned(),
+        arg if *arg == mesh.display().to_string() => "/mesh.yaml".to_owned(),
+        arg => arg.clone(),
+    };
+    let holder = Container::start(&Plan {
+        program: &statically_linked("aggrik8s-probe"),
+        args: args.iter().map(within).collect(),
+        mounts: vec![
+            (cgroup, "/cgroup", Access::Read),
+            (&volume, "/hold", Access::Write),
+            (&mesh, "/mesh.yaml", Access::Read),
+        ],
+        network: &bed.rig.server,
+        seccomp: Value::Null,
+        capabilities: &["CAP_BPF", "CAP_NET_ADMIN"],
+    })?;
+    wait(&holder, "the holder answers", || {
+        bed.ask(0).is_ok_and(|(answered, _)| answered)
+    })?;
+    for (field, expected) in [
+        ("CapEff", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+        ("CapInh", "0000000000000000"),
+        ("CapAmb", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+    ] {
+        let seen = holder.status(field)?;
+        ensure!(seen == expected, "holder: {field} is {seen}");
+    }
+
+    let own = bed.agents_own();
+    let agent = Container::start(&Plan {
+        program: &statically_linked("aggrik8s-probe"),
+        args: agent_args("--maps-from", "/hold/hold.sock"),
+        mounts: vec![
+            (&volume, "/hold", Access::Read),
+            (&mesh, "/mesh.yaml", Access::Read),
+            (&own, "/run", Access::Write),
+        ],
+        network: &bed.rig.client,
+        seccomp: without_obj_get(profile()?)?,
+        capabilities: &[],
+    })?;
+    has_no_privilege(&agent)?;
+    let get = |path| agent::get(&bed.rig.client, path);
+    wait(&agent, "/readyz is 200", || {
+        get("/readyz").is_ok_and(|(status, _)| status == 200)
+    })?;
+    bed.storm(CONNECTS)?;
+    wait(&agent, "/metrics has the storm", || {
+        get("/metrics").is_ok_and(|(_, page)| connects(&page) == CONNECTS)
+    })?;
+
+    // The first process of a container hears a signal only if it listens to it.
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(holder.pid())?),
+        nix::sys::signal::Signal::SIGTERM,
+    )?;
+    let begun = Instant::now();
+    let said = holder.wait(Duration::from_secs(30))?;
+    ensure!(begun.elapsed() < Duration::from_secs(2), "slow: {said}");
+    ensure!(said.contains("the programs are detached"), "{said}");
+    ensure!(bed.attached()? == 0, "programs stayed attached");
+    wait(&agent, "/readyz is 503", || {
+        get("/readyz").is_ok_and(|(status, _)| status == 503)
+    })
+}
+
+/// The shipped profile less `BPF_OBJ_GET`, which nobody needs to whom maps are handed.
+fn without_obj_get(mut profile: Value) -> Result<Value> {
+    let rules = profile["syscalls"].as_array_mut().context("no rules")?;
+    let before = rules.len();
+    rules.retain(|rule| rule["names"][0] != "bpf" || rule["args"][0]["valueTwo"] != 7);
+    ensure!(rules.len() + 1 == before, "the profile has no such rule");
+    Ok(profile)
 }
 
 /// The control of the tests above: without the profile's rules for bpf(2) nothing works, so they are what counts.
@@ -265,6 +341,55 @@ fn a_loader_without_one_capability_names_it_and_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Arguments of `run` in a container, whose maps come from `place`.
+fn agent_args(from: &str, place: &str) -> Vec<String> {
+    let respond = Rig::HOME.0.to_string();
+    let node = probe::remote_name(0);
+    [
+        "run",
+        "--mesh",
+        "/mesh.yaml",
+        "--cluster",
+        &node,
+        "--node",
+        "n1",
+        "--plane",
+        "pod",
+        from,
+        place,
+        "--api",
+        "unix:/run/api.sock",
+        "--metrics",
+        "127.0.0.1:9464",
+        "--respond",
+        &respond,
+        "--background-interval",
+        "off",
+        "--egress-quiet",
+        "1s",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+fn has_no_privilege(container: &Container) -> Result<()> {
+    for (field, expected) in [
+        ("CapEff", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+        ("CapInh", "0000000000000000"),
+        ("CapBnd", "0000000000000000"),
+        ("CapAmb", "0000000000000000"),
+        ("NoNewPrivs", "1"),
+        ("Seccomp", "2"),
+        ("Uid", "65532\t65532\t65532\t65532"),
+        ("Gid", "65532\t65532\t65532\t65532"),
+    ] {
+        let seen = container.status(field)?;
+        ensure!(seen == expected, "{field} is {seen}, not {expected}");
+    }
+    Ok(())
+}
+
 /// Connections that users made to the other cluster, as `/metrics` has them.
 fn connects(page: &str) -> u64 {
     page.lines()
@@ -336,14 +461,7 @@ impl Bed {
 
     /// Programs attached to the cgroup, of every kind we use.
     fn attached(&self) -> Result<u32> {
-        /// Ingress, egress, sock_ops, connect4, connect6, sock_release of linux/bpf.h.
-        const KINDS: [u32; 6] = [0, 1, 3, 10, 11, 34];
-        let cgroup = File::open(self.rig.cgroup.path())?;
-        let mut sum = 0;
-        for kind in KINDS {
-            sum += sys::attached_programs(&cgroup, kind)?;
-        }
-        Ok(sum)
+        sys::attached_everywhere(&File::open(self.rig.cgroup.path())?).map_err(Into::into)
     }
 
     /// A known number of connections for the programs to count.
@@ -361,38 +479,14 @@ impl Bed {
             mounts: vec![(&self.pins, "/pins", Access::Read)],
             network: &self.rig.client,
             seccomp,
+            capabilities: &[],
         })
     }
 
     fn agent(&self, seccomp: Value) -> Result<Container> {
-        let respond = Rig::HOME.0.to_string();
-        let node = probe::remote_name(0);
-        let args = [
-            "run",
-            "--mesh",
-            "/mesh.yaml",
-            "--cluster",
-            &node,
-            "--node",
-            "n1",
-            "--plane",
-            "pod",
-            "--pin-dir",
-            "/pins",
-            "--api",
-            "unix:/run/api.sock",
-            "--metrics",
-            "127.0.0.1:9464",
-            "--respond",
-            &respond,
-            "--background-interval",
-            "off",
-            "--egress-quiet",
-            "1s",
-        ];
         Container::start(&Plan {
             program: &statically_linked("aggrik8s-probe"),
-            args: args.map(str::to_owned).to_vec(),
+            args: agent_args("--pin-dir", "/pins"),
             mounts: vec![
                 (&self.pins, "/pins", Access::Read),
                 (&self.folder.join("mesh.yaml"), "/mesh.yaml", Access::Read),
@@ -400,6 +494,7 @@ impl Bed {
             ],
             network: &self.rig.client,
             seccomp,
+            capabilities: &[],
         })
     }
 }

@@ -110,6 +110,10 @@ pub const CHECKS: &[Check] = &[
         run: lifecycle::self_check,
     },
     Check {
+        name: "held_programs",
+        run: lifecycle::held,
+    },
+    Check {
         name: "failed_connects",
         run: failures::every_reason,
     },
