@@ -1,11 +1,10 @@
 //! `dns.*`: the declared names of services, asked of every cluster's resolver.
 
-use mesh::observation::{Outcome, Plane};
+use mesh::observation::Plane;
 use mesh::{Link, Service, ServiceName};
 
-use super::{Counted, Draft, Trial, count, outcome_word, percent, silent};
+use super::{Counted, Draft, exchange, percent, silent};
 use crate::checks::{DNS_LATENCY, DNS_RESOLVE};
-use crate::quantile::quantile;
 use crate::view::View;
 
 /// Longest time that an answer may take, s.
@@ -26,33 +25,9 @@ pub(super) fn rows(view: &View<'_>) -> Vec<Draft> {
 fn of_name(view: &View<'_>, cluster: &str, service: &Service, name: &ServiceName) -> [Draft; 2] {
     let objectives = &view.mesh.objectives;
     let p0 = 1.0 - objectives.connect_success;
-    let resolved = count(view.resolutions(cluster, &name.name), |probe| {
-        match probe.sample.outcome {
-            Outcome::Ok => Trial::Good,
-            _ if probe.doubtful() => Trial::Doubtful,
-            outcome => Trial::Bad(outcome_word(outcome)),
-        }
-    });
-    let mut values = Vec::new();
-    let mut failed = 0;
-    let in_time = count(view.resolutions(cluster, &name.name), |probe| {
-        match (probe.sample.outcome, probe.sample.round_trip_ns) {
-            (Outcome::Ok, Some(ns)) => {
-                let seconds = ns as f64 * 1e-9;
-                values.push(seconds);
-                match seconds > SOON_SECONDS {
-                    false => Trial::Good,
-                    true if probe.sample.starved => Trial::Doubtful,
-                    true => Trial::Bad("slow"),
-                }
-            }
-            _ if probe.doubtful() => Trial::Doubtful,
-            _ => {
-                failed += 1;
-                Trial::Bad("failed")
-            }
-        }
-    });
+    let asked = || view.resolutions(cluster, &name.name);
+    let resolved = exchange::answered(asked());
+    let (in_time, round_trips) = exchange::in_time(asked(), SOON_SECONDS);
     let addresses: Vec<String> = service
         .addresses_of(name)
         .iter()
@@ -72,10 +47,7 @@ fn of_name(view: &View<'_>, cluster: &str, service: &Service, name: &ServiceName
         percent(LATE_SHARE),
         SOON_SECONDS * 1e3
     );
-    let observed = &mut in_time.check.observed;
-    observed.minimum_seconds = values.iter().copied().reduce(f64::min);
-    observed.p50 = quantile(&values, failed, 0.5, objectives.confidence);
-    observed.p99 = quantile(&values, failed, 0.99, objectives.confidence);
+    round_trips.show(&mut in_time.check.observed, objectives.confidence);
     [resolved, in_time]
 }
 

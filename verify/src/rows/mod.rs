@@ -6,6 +6,7 @@ mod config;
 pub(crate) mod control;
 mod dns;
 mod evidence;
+mod exchange;
 mod jitter;
 pub(crate) mod latency;
 mod loss;

@@ -1,11 +1,10 @@
 //! `ndvi.*`: the workload itself, tile by tile, and who exchanged how many bytes with it.
 
-use mesh::observation::{Direction, Origin, Outcome, Plane, ProbeKind};
+use mesh::observation::{Direction, Origin, Plane, ProbeKind};
 use mesh::{Link, ServiceKind};
 
-use super::{Draft, Trial, count, outcome_word, percent, spec};
+use super::{Draft, exchange, percent, spec};
 use crate::checks::{NDVI_BYTES, NDVI_ROUND_TRIP, NDVI_SUCCESS};
-use crate::quantile::quantile;
 use crate::verdict::Status;
 use crate::view::View;
 
@@ -21,31 +20,8 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
     let limit = objectives.ndvi_round_trip_seconds;
     let tiles = || view.of(link, Plane::Pod, ProbeKind::NdviTile);
 
-    let success = count(tiles(), |probe| match probe.sample.outcome {
-        Outcome::Ok => Trial::Good,
-        _ if probe.doubtful() => Trial::Doubtful,
-        outcome => Trial::Bad(outcome_word(outcome)),
-    });
-    let mut values = Vec::new();
-    let mut failed = 0;
-    let in_time = count(tiles(), |probe| {
-        match (probe.sample.outcome, probe.sample.round_trip_ns) {
-            (Outcome::Ok, Some(ns)) => {
-                let seconds = ns as f64 * 1e-9;
-                values.push(seconds);
-                match seconds > limit {
-                    false => Trial::Good,
-                    true if probe.sample.starved => Trial::Doubtful,
-                    true => Trial::Bad("slow"),
-                }
-            }
-            _ if probe.doubtful() => Trial::Doubtful,
-            _ => {
-                failed += 1;
-                Trial::Bad("failed")
-            }
-        }
-    });
+    let success = exchange::answered(tiles());
+    let (in_time, round_trips) = exchange::in_time(tiles(), limit);
 
     let mut success = success.draft(view, NDVI_SUCCESS, link, Plane::Pod, p0);
     success.check.expected.text = format!("at most {} of the tiles fail", percent(p0));
@@ -55,10 +31,7 @@ pub(super) fn rows(view: &View<'_>, link: &Link) -> Vec<Draft> {
         "at most {} of the tiles take longer than {limit} s",
         percent(p0)
     );
-    let observed = &mut in_time.check.observed;
-    observed.minimum_seconds = values.iter().copied().reduce(f64::min);
-    observed.p50 = quantile(&values, failed, 0.5, objectives.confidence);
-    observed.p99 = quantile(&values, failed, 0.99, objectives.confidence);
+    round_trips.show(&mut in_time.check.observed, objectives.confidence);
 
     let mut drafts = vec![success, in_time];
     for draft in &mut drafts {
