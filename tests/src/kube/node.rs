@@ -34,7 +34,7 @@ exec unshare --mount --propagation private --pid --fork --kill-child --cgroup --
 pub struct Node {
     name: String,
     process: Process,
-    _groups: Groups,
+    groups: Groups,
     folder: TempDir,
 }
 
@@ -65,7 +65,7 @@ impl Node {
         let mut node = Self {
             name: name.to_owned(),
             process,
-            _groups: groups,
+            groups,
             folder,
         };
         let ready = ["get", "node", name, "-o", READY];
@@ -80,6 +80,11 @@ impl Node {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its part of cgroup v2: what it sees as the root.
+    pub fn cgroup(&self) -> &Path {
+        &self.groups.0[0]
     }
 
     /// Loads an image from an archive, as `image::archive` writes it.
