@@ -28,7 +28,7 @@ const SUPPORT: &str = "support";
 
 /// Compiles what the end-to-end tests in `WITH_PEERS` run against.
 const PEERS: &str = "peers";
-const WITH_PEERS: [&str; 4] = ["chart", "image", "kube", "kube_node"];
+const WITH_PEERS: [&str; 5] = ["chart", "image", "kube", "kube_chart", "kube_node"];
 
 /// End-to-end tests that need no root; every other file of `tests/tests` gets it.
 const WITHOUT_ROOT: [&str; 6] = [

@@ -100,6 +100,10 @@ impl Cluster {
         &self.plan.name
     }
 
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     pub fn place(&self) -> &Place {
         &self.plan.place
     }
