@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use probe_api::reply::printable;
 
 use crate::exit;
 use crate::render::style::{ColorChoice, Style};
@@ -127,8 +128,9 @@ pub fn main() -> ExitCode {
 fn log(global: &Global) {
     use tracing_subscriber::EnvFilter;
     let default = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
+        (true, _) => "error,kube_client=off,rustls_platform_verifier=off",
+        // What they complain of is part of the answer.
+        (false, 0) => "warn,kube_client=off,rustls_platform_verifier=off",
         (false, 1) => "info",
         (false, _) => "debug",
     };
@@ -154,6 +156,9 @@ pub(crate) fn say(text: &str) -> ExitCode {
     ExitCode::from(exit::HOLDS)
 }
 
+/// Longest line of an error that is shown whole.
+const MOST: usize = 2_000;
+
 /// An error with its chain of causes and a hint, on stderr.
 pub(crate) fn complain(error: &dyn std::error::Error, hint: Option<&str>) -> ExitCode {
     let mut text = error.to_string();
@@ -162,10 +167,15 @@ pub(crate) fn complain(error: &dyn std::error::Error, hint: Option<&str>) -> Exi
         text += &format!(": {cause}");
         source = cause.source();
     }
+    // Names in it may come from a file or a cluster.
+    let plain = |text: &str| {
+        let lines = text.lines().map(|line| printable(line, MOST));
+        lines.collect::<Vec<_>>().join("\n")
+    };
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "error: {text}");
+    let _ = writeln!(stderr, "error: {}", plain(&text));
     if let Some(hint) = hint {
-        let _ = writeln!(stderr, "hint: {hint}");
+        let _ = writeln!(stderr, "hint: {}", plain(hint));
     }
     ExitCode::from(exit::USAGE)
 }

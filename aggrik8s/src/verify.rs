@@ -4,6 +4,7 @@ mod baseline;
 mod believe;
 mod clock;
 mod collect;
+mod contexts;
 mod measure;
 mod plan;
 mod progress;
@@ -38,13 +39,25 @@ pub struct VerifyArgs {
         long = "file",
         value_name = "MESH_YAML",
         env = "AGGRIK8S_MESH",
-        required_unless_present = "lab",
+        required_unless_present_any = ["lab", "contexts"],
         conflicts_with = "lab"
     )]
     file: Option<PathBuf>,
     /// Verify the lab on this machine, by its own mesh.yaml
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "default")]
     lab: Option<String>,
+    /// Judge the control planes of these contexts of the kubeconfig, with nothing installed
+    #[arg(
+        long,
+        value_name = "CONTEXT",
+        value_delimiter = ',',
+        num_args = 1,
+        conflicts_with_all = ["file", "lab", "wait", "window", "budget", "baseline", "save_baseline"]
+    )]
+    contexts: Vec<String>,
+    /// Where the contexts are [default: KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "PATH", requires = "contexts")]
+    kubeconfig: Option<PathBuf>,
     /// Form of the answer
     #[arg(
         short,
@@ -57,7 +70,7 @@ pub struct VerifyArgs {
     /// Verify again and again until READY, or until --timeout; the answer is the last verdict
     #[arg(long)]
     wait: bool,
-    /// Longest the whole run may take; what is missing then is unknown [default: 48s more than the window, with --wait 10min]
+    /// Longest the whole run may take; what is missing then is unknown [default: 48s more than the window, with --wait 10min, with --contexts 10s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
     /// How long the probes are spread over; a window longer than the default sends more of them
@@ -113,6 +126,8 @@ enum VerifyError {
     Baseline(#[from] baseline::FileError),
     #[error("nothing can be judged")]
     Judge(#[from] verify::JudgeError),
+    #[error("no cluster can be asked")]
+    Contexts(#[source] clusters::ContextError),
     #[error("cannot start")]
     Runtime(#[source] std::io::Error),
 }
@@ -129,6 +144,9 @@ impl VerifyError {
             Self::Judge(verify::JudgeError::UnknownCheck(_)) => Some("`aggrik8s explain` lists all checks".to_owned()),
             Self::Unprovable(objective) => Some(objective.hint()),
             Self::Baseline(error) => Some(error.hint()),
+            Self::Contexts(error) => Some(error.hint()),
+            Self::Judge(verify::JudgeError::NeedsContexts(_)) => Some("name clusters with --contexts".to_owned()),
+            Self::Judge(verify::JudgeError::NeedsMesh(_)) => Some("name a mesh with -f, or a running lab with --lab".to_owned()),
             Self::Judge(verify::JudgeError::NoBaseline) => Some("name one with --baseline".to_owned()),
             Self::Judge(verify::JudgeError::EmptyScope) => Some("declare a second cluster, or `links:`, in mesh.yaml".to_owned()),
             Self::Judge(verify::JudgeError::Unprovable { .. }) => {
@@ -140,7 +158,12 @@ impl VerifyError {
 }
 
 pub fn run(args: &VerifyArgs, global: &Global) -> ExitCode {
-    match verdict(args, global) {
+    let decided = if args.contexts.is_empty() {
+        verdict(args, global)
+    } else {
+        contexts::verdict(args, global)
+    };
+    match decided {
         Ok(code) => ExitCode::from(code),
         Err(VerifyError::Mesh(problems)) => {
             let _ = write!(std::io::stderr(), "{problems}");
@@ -265,19 +288,23 @@ fn once(
         Err(code) => return Ok(Err(code)),
     };
     let verdict = judge(mesh, &observations, &policy)?;
-    let occasion = Occasion {
+    let occasion = occasion(mesh.name.clone(), started_at, started);
+    let kept = Baseline::of(mesh, &observations, verdict.result, occasion.clone());
+    Ok(Ok((Report::new(verdict, occasion), kept)))
+}
+
+fn occasion(mesh: String, started_at: String, started: Instant) -> Occasion {
+    Occasion {
         tool: Tool {
             name: "aggrik8s".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("AGGRIK8S_COMMIT").map(str::to_owned),
         },
         command: "verify".to_owned(),
-        mesh: mesh.name.clone(),
+        mesh,
         started_at,
         duration_seconds: started.elapsed().as_secs_f64(),
-    };
-    let kept = Baseline::of(mesh, &observations, verdict.result, occasion.clone());
-    Ok(Ok((Report::new(verdict, occasion), kept)))
+    }
 }
 
 fn read(args: &VerifyArgs) -> Result<Mesh, VerifyError> {

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod crds;
 pub mod image;
 pub mod joined;
+pub mod mesh;
 pub mod node;
 pub mod pki;
 pub mod place;

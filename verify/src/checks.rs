@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::control::table::CHECKS as CLUSTERS;
+
 /// What a failing check does to the verdict.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -96,20 +98,64 @@ pub const CONFIG_IDS: &str = "config.ids";
 pub const CONFIG_CIDRS: &str = "config.cidrs";
 pub const CONFIG_CLOCK: &str = "config.clock";
 
-/// All checks, in the order in which they are reported.
-pub const CHECKS: &[CheckSpec] = &[
+pub const CONFIG_MESH_SIZE: &str = "config.mesh_size";
+pub const CONFIG_ROUTING: &str = "config.routing";
+pub const CONFIG_ENCRYPTION: &str = "config.encryption";
+pub const CONFIG_MTU: &str = "config.mtu";
+pub const CONFIG_KUBE_PROXY: &str = "config.kube_proxy";
+pub const CONFIG_POLICY_DEFAULT: &str = "config.policy_default";
+pub const VERSION_SUPPORT: &str = "version.support";
+pub const VERSION_SKEW: &str = "version.skew";
+pub const EVIDENCE_API_SERVER: &str = "evidence.api_server";
+pub const CILIUM_AGENTS: &str = "cilium.agents";
+pub const CLUSTERMESH_SERVER: &str = "clustermesh.server";
+pub const CLUSTERMESH_REMOTES: &str = "clustermesh.remotes";
+pub const CLUSTERMESH_OWN_SERVER: &str = "clustermesh.own_server";
+pub const CLUSTERMESH_ENDPOINTS: &str = "clustermesh.endpoints";
+pub const CLUSTERMESH_REDUNDANCY: &str = "clustermesh.redundancy";
+pub const CLUSTERMESH_KVSTOREMESH: &str = "clustermesh.kvstoremesh";
+pub const CLUSTERMESH_STATUS: &str = "clustermesh.status";
+pub const CERTIFICATE_CA: &str = "certificate.ca";
+pub const CERTIFICATE_EXPIRY: &str = "certificate.expiry";
+pub const CERTIFICATE_RENEWAL: &str = "certificate.renewal";
+pub const SERVICE_GLOBAL: &str = "service.global";
+pub const SERVICE_GLOBAL_INTENT: &str = "service.global_intent";
+
+/// All checks, in the order in which they are reported: those on clusters stand behind `config.cidrs`.
+pub const CHECKS: &[CheckSpec] = &joined();
+
+const CLUSTERS_AFTER: usize = 2;
+
+const fn joined() -> [CheckSpec; MESH.len() + CLUSTERS.len()] {
+    let mut all = [MESH[0]; MESH.len() + CLUSTERS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < CLUSTERS_AFTER {
+            MESH[at]
+        } else if at < CLUSTERS_AFTER + CLUSTERS.len() {
+            CLUSTERS[at - CLUSTERS_AFTER]
+        } else {
+            MESH[at - CLUSTERS.len()]
+        };
+        at += 1;
+    }
+    all
+}
+
+/// Checks of a declared mesh.
+const MESH: &[CheckSpec] = &[
     CheckSpec {
         id: CONFIG_IDS,
         severity: Severity::Gate,
         claim: "every cluster has an id and a name of its own",
-        witness: "mesh.yaml",
+        witness: "mesh.yaml; with --contexts ConfigMap cilium-config (cluster-id, cluster-name)",
         text: "Two clusters with one id overwrite each other's identities in Cilium ClusterMesh. Give each an id and a name of its own, in mesh.yaml and in Cilium.",
     },
     CheckSpec {
         id: CONFIG_CIDRS,
         severity: Severity::Gate,
         claim: "node networks, pod and service CIDRs of different clusters are disjoint",
-        witness: "mesh.yaml",
+        witness: "mesh.yaml; with --contexts Nodes, CiliumNodes, ServiceCIDRs and ConfigMap cilium-config",
         text: "With overlapping ranges an address belongs to two clusters and packets stay at home. Service CIDRs may repeat between clusters only when they are not routed; \
                here they are compared with everything but other service CIDRs. Renumber one of the two ranges named.",
     },
@@ -389,6 +435,16 @@ pub fn of_path(id: &str) -> bool {
 /// Whether `id` rests on measurements that are made after the probes.
 pub fn measured(id: &str) -> bool {
     matches!(id, MTU_PATH | MTU_NODE_PATH | MTU_UNDERLAY | THROUGHPUT_TCP)
+}
+
+/// Whether `id` is judged from what API servers say.
+pub fn of_clusters(id: &str) -> bool {
+    id == CONFIG_IDS || id == CONFIG_CIDRS || CLUSTERS.iter().any(|spec| spec.id == id)
+}
+
+/// Whether `id` is judged from mesh.yaml and the agents.
+pub fn of_mesh(id: &str) -> bool {
+    MESH.iter().any(|spec| spec.id == id)
 }
 
 /// The spec of `id`.

@@ -57,6 +57,10 @@ pub enum JudgeError {
     },
     #[error("no check matches `{0}`")]
     UnknownCheck(String),
+    #[error("`{0}` is judged from API servers")]
+    NeedsContexts(String),
+    #[error("`{0}` is judged from mesh.yaml and the agents")]
+    NeedsMesh(String),
     #[error("`{LATENCY_BASELINE}` has nothing to compare with")]
     NoBaseline,
     #[error(
@@ -93,6 +97,12 @@ pub fn check_scope(mesh: &Mesh, policy: &Policy) -> Result<(), JudgeError> {
             .any(|spec| checks::glob_matches(glob, spec.id))
         {
             return Err(JudgeError::UnknownCheck(glob.clone()));
+        }
+        let mut ours = checks::CHECKS
+            .iter()
+            .filter(|spec| checks::of_mesh(spec.id));
+        if !ours.any(|spec| checks::glob_matches(glob, spec.id)) {
+            return Err(JudgeError::NeedsContexts(glob.clone()));
         }
         if glob == LATENCY_BASELINE && policy.baseline.is_none() {
             return Err(JudgeError::NoBaseline);
@@ -158,7 +168,7 @@ pub fn judge_look(
     let result = checks
         .iter()
         .filter(|check| check.gates())
-        .map(|check| outcome(check.status))
+        .map(|check| Outcome::of(check.status))
         .fold(Outcome::Ready, Outcome::and);
     let causes = causes::find(&view, &mut checks);
     let unreachable = observations
@@ -196,14 +206,6 @@ pub fn judge_look(
         waivers,
     };
     Ok((verdict, open))
-}
-
-fn outcome(status: Status) -> Outcome {
-    match status {
-        Status::Pass | Status::Info => Outcome::Ready,
-        Status::Fail => Outcome::NotReady,
-        Status::Undecided => Outcome::Undecided,
-    }
 }
 
 /// All statements of a run: each row's pooled one, then its sources, then its targets.
@@ -395,7 +397,7 @@ fn link_row(mesh: &Mesh, link: &Link, checks: &[Check]) -> LinkRow {
             .filter(|check| check.gates())
             .filter(|check| checks::of_path(&check.id) == path && check.id != AGENTS)
             .filter(|check| !unmeasurable(check))
-            .map(|check| outcome(check.status))
+            .map(|check| Outcome::of(check.status))
             .reduce(Outcome::and)
     };
     let back = Link {

@@ -5,6 +5,7 @@
 pub mod baseline;
 pub mod causes;
 pub mod checks;
+pub mod control;
 mod dependence;
 mod judge;
 pub mod looks;
@@ -22,6 +23,7 @@ mod view;
 pub mod waivers;
 
 pub use baseline::{Baseline, BaselineError};
+pub use control::{ClustersPolicy, judge_clusters};
 pub use judge::{JudgeError, Policy, check_scope, judge, judge_look};
 pub use open::Open;
 pub use report::Report;

@@ -42,6 +42,15 @@ impl Outcome {
         }
     }
 
+    /// What a check of this status makes of the whole.
+    pub(crate) fn of(status: Status) -> Self {
+        match status {
+            Status::Pass | Status::Info => Self::Ready,
+            Status::Fail => Self::NotReady,
+            Status::Undecided => Self::Undecided,
+        }
+    }
+
     /// A proven failure outranks a missing answer.
     pub fn and(self, other: Self) -> Self {
         use Outcome::{NotReady, Ready, Undecided};

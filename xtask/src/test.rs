@@ -28,14 +28,22 @@ const SUPPORT: &str = "support";
 
 /// Compiles what the end-to-end tests in `WITH_PEERS` run against.
 const PEERS: &str = "peers";
-const WITH_PEERS: [&str; 5] = ["chart", "image", "kube", "kube_chart", "kube_node"];
+const WITH_PEERS: [&str; 6] = [
+    "chart",
+    "image",
+    "kube",
+    "kube_chart",
+    "kube_node",
+    "verify_contexts",
+];
 
 /// End-to-end tests that need no root; every other file of `tests/tests` gets it.
-const WITHOUT_ROOT: [&str; 6] = [
+const WITHOUT_ROOT: [&str; 7] = [
     "architecture",
     "chart",
     "image",
     "kube",
+    "verify_contexts",
     "vm_clock",
     "vm_matrix",
 ];

@@ -14,7 +14,9 @@ use super::{clean, paragraph};
 /// Links, one line per kind of check, causes, result.
 pub fn table(report: &Report, style: Style) -> String {
     let mut out = String::new();
-    links(&mut out, report, style);
+    if measured_anything(report) {
+        links(&mut out, report, style);
+    }
     checks(&mut out, report, style);
     causes::write(&mut out, report, style);
     result(&mut out, report, style);
@@ -31,10 +33,8 @@ pub fn proposal(block: &str) -> String {
 /// Only what is wrong, and the result.
 pub fn short(report: &Report, style: Style) -> String {
     let mut out = String::new();
-    for row in report
-        .links
-        .iter()
-        .filter(|row| row.result != Outcome::Ready || row.path_result != Outcome::Ready)
+    let links = report.links.iter().filter(|_| measured_anything(report));
+    for row in links.filter(|row| row.result != Outcome::Ready || row.path_result != Outcome::Ready)
     {
         let _ = writeln!(
             out,
@@ -49,6 +49,19 @@ pub fn short(report: &Report, style: Style) -> String {
     causes::write(&mut out, report, style);
     result(&mut out, report, style);
     out
+}
+
+/// `verify --contexts` takes no look at any sample.
+fn measured_anything(report: &Report) -> bool {
+    report.confidence.looks > 0
+}
+
+/// Rows that wait for agents to be installed: they stand in one line, not in one each.
+fn waits(report: &Report, check: &Check) -> bool {
+    let label = check.label();
+    let absent = |cause: &&verify::Cause| cause.id == "agent.absent";
+    let mut causes = report.causes.iter().filter(absent);
+    causes.any(|cause| cause.explains.contains(&label))
 }
 
 fn links(out: &mut String, report: &Report, style: Style) {
@@ -116,6 +129,7 @@ fn checks(out: &mut String, report: &Report, style: Style) {
             .checks
             .iter()
             .filter(|check| check.id == spec.id)
+            .filter(|check| measured_anything(report) || !waits(report, check))
             .collect();
         if rows.is_empty() {
             continue;
@@ -134,7 +148,27 @@ fn checks(out: &mut String, report: &Report, style: Style) {
             paragraph(&text, 14 + symbol + width, style.columns)
         );
     }
+    if !measured_anything(report) {
+        waiting(out, report, style, width);
+    }
     out.push('\n');
+}
+
+fn waiting(out: &mut String, report: &Report, style: Style, width: usize) {
+    let rows = report.checks.iter().filter(|check| waits(report, check));
+    let ids: std::collections::BTreeSet<&str> = rows.map(|check| check.id.as_str()).collect();
+    if ids.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "{}\n  {}  {:width$}  not measured: {} checks of {} links wait for agents",
+        style.bold("data plane"),
+        style.status(Status::Undecided, 7),
+        "*",
+        ids.len(),
+        report.links.len()
+    );
 }
 
 fn mark(rows: &[&Check], style: Style) -> String {
@@ -177,6 +211,8 @@ fn summary(spec: &CheckSpec, rows: &[&Check]) -> String {
         rows[0].target_cluster.is_some(),
     ) {
         (true, true) => "links",
+        (true, false) if rows[0].category == "evidence" && rows[0].node.is_some() => "agents",
+        (true, false) if rows[0].node.is_none() && rows[0].service.is_none() => "clusters",
         (true, false) => "agents",
         (false, true) => return rows[0].evidence.join("; "),
         (false, false) => {
@@ -356,20 +392,24 @@ fn result(out: &mut String, report: &Report, style: Style) {
             .filter(|check| check.gates() && check.status == status)
             .count()
     };
+    let sure = |confidence: Option<f64>| {
+        let confidence = confidence.map_or_else(|| "unknown".to_owned(), floor_percent);
+        match measured_anything(report) {
+            true => format!("with {confidence} confidence: "),
+            false => String::new(),
+        }
+    };
     let detail = match report.result {
+        Outcome::Ready if !measured_anything(report) => {
+            "every check that was asked for holds".to_owned()
+        }
         Outcome::Ready => format!(
-            "with {} confidence: every objective of every link and node holds",
-            report
-                .confidence
-                .ready
-                .map_or_else(|| "unknown".to_owned(), floor_percent)
+            "{}every objective of every link and node holds",
+            sure(report.confidence.ready)
         ),
         Outcome::NotReady => format!(
-            "with {} confidence: {} of {} checks failed, {} undecided",
-            report
-                .confidence
-                .not_ready
-                .map_or_else(|| "unknown".to_owned(), floor_percent),
+            "{}{} of {} checks failed, {} undecided",
+            sure(report.confidence.not_ready),
             counted(Status::Fail),
             report.checks.len(),
             counted(Status::Undecided)

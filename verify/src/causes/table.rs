@@ -1,5 +1,7 @@
 //! Every cause: its id, what its evidence looks like, and what to look at. `explain` and docs/causes.md read this.
 
+use crate::control::table::CAUSES as CLUSTERS;
+
 /// One kind of cause. Ids are stable: never renamed, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CauseSpec {
@@ -12,7 +14,7 @@ pub struct CauseSpec {
     pub next: &'static str,
 }
 
-const fn spec(
+pub(crate) const fn spec(
     id: &'static str,
     claim: &'static str,
     signature: &'static str,
@@ -27,7 +29,24 @@ const fn spec(
 }
 
 /// All causes, by area.
-pub const CAUSES: &[CauseSpec] = &[
+pub const CAUSES: &[CauseSpec] = &joined();
+
+const fn joined() -> [CauseSpec; MESH.len() + CLUSTERS.len()] {
+    let mut all = [MESH[0]; MESH.len() + CLUSTERS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < MESH.len() {
+            MESH[at]
+        } else {
+            CLUSTERS[at - MESH.len()]
+        };
+        at += 1;
+    }
+    all
+}
+
+/// Causes that measurements name.
+const MESH: &[CauseSpec] = &[
     spec(
         "path.blackhole",
         "one path direction, or both, drops everything",

@@ -1,0 +1,105 @@
+//! All that one cluster says of itself, read at once: GET and LIST, and one `exec` of a status command per agent.
+
+mod certificates;
+mod cilium;
+mod mesh;
+mod nodes;
+mod policies;
+mod secret;
+mod services;
+mod status;
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use verify::control::view::{ClusterView, Facts};
+
+use crate::ask::Deadline;
+use crate::connect::Cluster;
+use crate::contexts::Contexts;
+use crate::error::ConnectError;
+
+/// Reads every one of `names` at the same time, each for `limit` at most; answers in that order.
+pub async fn views(contexts: &Contexts, names: &[String], limit: Duration) -> Vec<ClusterView> {
+    let mut tasks = JoinSet::new();
+    for (at, name) in names.iter().cloned().enumerate() {
+        let contexts = contexts.clone();
+        tasks.spawn(async move { (at, view(&contexts, &name, limit).await) });
+    }
+    let mut found: Vec<(usize, ClusterView)> = tasks.join_all().await;
+    found.sort_by_key(|(at, _)| *at);
+    found.into_iter().map(|(_, view)| view).collect()
+}
+
+/// Reads one cluster; that it cannot be reached is part of the answer.
+pub async fn view(contexts: &Contexts, name: &str, limit: Duration) -> ClusterView {
+    let deadline = Deadline(Instant::now() + limit);
+    let state = match contexts.connect(name).await {
+        Ok(cluster) => Ok(Box::new(facts(&cluster, deadline).await)),
+        Err(error) => Err(words(&error)),
+    };
+    ClusterView {
+        context: name.to_owned(),
+        state,
+    }
+}
+
+/// An error with its causes; kube repeats a cause in its own text.
+fn words(error: &ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text += &format!(": {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+async fn facts(cluster: &Cluster, deadline: Deadline) -> Facts {
+    let client = cluster.client();
+    let system = nodes::system_pods(&client, deadline);
+    let (config, daemon, deployment, system, nodes, pod_cidrs, services, open_policies) = tokio::join!(
+        cilium::config(&client, deadline),
+        cilium::daemon_set(&client, deadline),
+        mesh::deployment(&client, deadline),
+        system,
+        nodes::nodes(&client, deadline),
+        nodes::pod_cidrs(&client, deadline),
+        services::services(&client, deadline),
+        policies::open(&client, deadline),
+    );
+    let aliases = mesh::aliases(&daemon, &deployment);
+    let (service_cidrs, server, remotes, kvstoremesh, certificates, trust, status) = tokio::join!(
+        nodes::service_cidrs(&client, &system, deadline),
+        mesh::server(&client, &deployment, deadline),
+        mesh::remotes(&client, "cilium-clustermesh", &aliases, deadline),
+        mesh::remotes(&client, "cilium-kvstoremesh", &aliases, deadline),
+        certificates::all(&client, deadline),
+        certificates::trust(&client, &daemon, &deployment, deadline),
+        status::statuses(&client, &system, deadline),
+    );
+    Facts {
+        kubernetes: cluster.version.clone(),
+        config,
+        agents: cilium::agents(&daemon),
+        nodes,
+        pod_cidrs,
+        service_cidrs,
+        kube_proxy: nodes::kube_proxy(&system),
+        server,
+        remotes,
+        kvstoremesh,
+        certificates,
+        trust,
+        status,
+        services,
+        open_policies,
+    }
+}
+
+/// Where Cilium's parts live.
+pub(crate) const NAMESPACE: &str = "kube-system";
