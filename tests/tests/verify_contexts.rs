@@ -451,8 +451,12 @@ fn transcript(said: &str) -> String {
     shown + "…\n" + result + "\n"
 }
 
-/// `line` as a terminal of 120 columns shows it.
+/// `line` as a terminal of 120 columns shows it, without what tomorrow would say otherwise.
 fn narrow(line: &str) -> String {
+    let line = match line.rsplit_once(", ") {
+        Some((before, after)) if after.ends_with(" days ago") => before,
+        _ => line,
+    };
     let hang = if line.starts_with(' ') { 10 } else { 7 };
     let mut shown = String::new();
     let mut length = 0;

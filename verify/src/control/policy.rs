@@ -45,10 +45,10 @@ fn policies(world: &World<'_>) -> Finding {
         }
     }
     let concerned: Vec<&Meaning<'_>> = meanings.iter().filter(|m| !m.open.is_empty()).collect();
-    if !concerned.is_empty() {
-        if let Some(problem) = differs(&meanings, &concerned).or_else(|| trap(&concerned)) {
-            return Finding::Fail(problem);
-        }
+    if !concerned.is_empty()
+        && let Some(problem) = differs(&meanings, &concerned).or_else(|| trap(&concerned))
+    {
+        return Finding::Fail(problem);
     }
     match open.or_else(|| silent(world)) {
         Some((why, hint)) => Finding::Undecided(why, hint),

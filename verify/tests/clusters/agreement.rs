@@ -156,9 +156,11 @@ fn the_same_name_twice() {
     );
 }
 
+type Change = fn(&mut Vec<ClusterView>);
+
 #[test]
 fn ranges_that_overlap() {
-    let cases: [(fn(&mut Vec<ClusterView>), &str, &str); 6] = [
+    let cases: [(Change, &str, &str); 6] = [
         (
             |v| {
                 facts(v, "west").nodes.as_mut().unwrap()[0].pod_cidrs =

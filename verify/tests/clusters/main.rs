@@ -1,6 +1,7 @@
 //! The control plane of clusters: a healthy mesh passes, and every fault is named with its cluster, direction and cure.
 
 mod agreement;
+mod certificates;
 mod faults;
 mod unread;
 mod world;
