@@ -70,6 +70,8 @@ enum Command {
     Validate(crate::validate::ValidateArgs),
     /// Put the agents into the clusters of a mesh
     Install(crate::install::InstallArgs),
+    /// Take the agents out of clusters
+    Uninstall(crate::install::UninstallArgs),
     /// The agents' image: into a registry
     Image(crate::image::ImageArgs),
     /// A small mesh on this machine, with real packets and faults
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => crate::verify::run(&args, &cli.global),
         Command::Validate(args) => crate::validate::run(&args, cli.global.quiet),
         Command::Install(args) => crate::install::run(&args),
+        Command::Uninstall(args) => crate::install::uninstall(&args),
         Command::Image(args) => crate::image::run(&args),
         Command::Lab(args) => crate::lab::run(args),
         Command::Explain(args) => crate::explain::run(&args, &cli.global),

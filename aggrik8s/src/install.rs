@@ -1,5 +1,10 @@
 //! `aggrik8s install`: the agents' objects for every cluster of a mesh. `--render` writes them as files, for Argo CD,
-//! Flux or a reviewer; no cluster is contacted.
+//! Flux or a reviewer, and contacts no cluster; without it they are applied.
+
+mod apply;
+mod kinds;
+mod targets;
+mod uninstall;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,6 +16,9 @@ use serde_json::Value;
 
 use crate::cli::{complain, say};
 use crate::exit;
+use apply::ApplyError;
+use targets::TargetError;
+pub use uninstall::{UninstallArgs, run as uninstall};
 
 /// Put the agents into the clusters of a mesh.
 #[derive(Debug, Args)]
@@ -20,9 +28,25 @@ pub struct InstallArgs {
     file: PathBuf,
     #[command(flatten)]
     what: What,
+    /// Contexts of the kubeconfig [default: those that mesh.yaml names]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NAME[,NAME…]",
+        conflicts_with = "clusters"
+    )]
+    contexts: Vec<String>,
+    /// `server`: the API servers check everything and change nothing
+    #[arg(long, value_enum, value_name = "HOW")]
+    dry_run: Option<DryRun>,
     /// Only write the objects, one file per cluster: DIR/CLUSTER/aggrik8s.yaml
-    #[arg(long, value_name = "DIR", required = true)]
-    render: PathBuf,
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["contexts", "dry_run"])]
+    render: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum DryRun {
+    Server,
 }
 
 /// What is installed; the same for every cluster.
@@ -70,18 +94,35 @@ pub(crate) enum InstallError {
         #[source]
         source: RenderError,
     },
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
 }
 
 impl InstallError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Self::Mesh(_) | Self::Read { .. } | Self::Write { .. } => None,
+            Self::Mesh(_) | Self::Read { .. } | Self::Write { .. } | Self::Runtime(_) => None,
+            Self::Target(error) => error.hint(),
+            Self::Apply(error) => error.hint(),
             Self::NoSuchCluster(_, known) => Some(format!("it declares `{}`", known.join("`, `"))),
             Self::Namespace(_) => Some("lower-case letters, digits and `-`, at most 63".to_owned()),
             Self::Values(_) => {
                 Some("every value is explained in charts/aggrik8s/values.yaml".to_owned())
             }
             Self::Render { source, .. } => Some(source.hint()),
+        }
+    }
+
+    fn exit(&self) -> u8 {
+        match self {
+            Self::Target(TargetError::Unreachable { .. }) => exit::UNDECIDED,
+            // The same command goes on where it stopped.
+            Self::Apply(ApplyError::Object { .. }) => exit::STOPPED,
+            _ => exit::USAGE,
         }
     }
 }
@@ -183,18 +224,58 @@ fn write(dir: &Path, rendered: &[ClusterObjects]) -> Result<Vec<PathBuf>, Instal
 }
 
 pub fn run(args: &InstallArgs) -> ExitCode {
-    let written = read_mesh(&args.file)
-        .and_then(|(mesh, text)| render(&mesh, &text, &args.what))
-        .and_then(|rendered| write(&args.render, &rendered));
-    match written {
-        Ok(paths) => {
-            let lines: String = paths
-                .iter()
-                .map(|path| format!("{}\n", path.display()))
-                .collect();
-            say(&lines);
-            ExitCode::from(exit::HOLDS)
+    let done = match &args.render {
+        Some(dir) => render_to(args, dir),
+        None => runtime()
+            .map_err(InstallError::Runtime)
+            .and_then(|runtime| runtime.block_on(install_all(args))),
+    };
+    match done {
+        Ok(text) => say(&text),
+        Err(error) => {
+            complain(&error, error.hint().as_deref());
+            ExitCode::from(error.exit())
         }
-        Err(error) => complain(&error, error.hint().as_deref()),
     }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+fn render_to(args: &InstallArgs, dir: &Path) -> Result<String, InstallError> {
+    let (mesh, text) = read_mesh(&args.file)?;
+    let rendered = render(&mesh, &text, &args.what)?;
+    let line = |path: &PathBuf| format!("{}\n", path.display());
+    Ok(write(dir, &rendered)?.iter().map(line).collect())
+}
+
+/// Every cluster answers before the first is changed.
+async fn install_all(args: &InstallArgs) -> Result<String, InstallError> {
+    let (mesh, text) = read_mesh(&args.file)?;
+    let rendered = render(&mesh, &text, &args.what)?;
+    let wanted =
+        |cluster: &String| args.what.clusters.is_empty() || args.what.clusters.contains(cluster);
+    let mut pairs = targets::pair(&mesh, &args.contexts)?;
+    pairs.retain(|(_, cluster)| wanted(cluster));
+    let contexts: Vec<_> = pairs.iter().map(|(context, _)| context.clone()).collect();
+    let connected = targets::connect(&contexts).await?;
+    let mut answer = String::new();
+    for (connected, (context, name)) in connected.iter().zip(&pairs) {
+        let Some(objects) = rendered.iter().find(|rendered| rendered.cluster == *name) else {
+            continue;
+        };
+        let namespace = &args.what.namespace;
+        let dry_run = args.dry_run.is_some();
+        let changes = apply::apply(connected, &objects.objects, namespace, dry_run).await?;
+        for (object, change) in changes {
+            answer += &format!("{context}  {object}  {}\n", change.word());
+        }
+    }
+    if args.dry_run.is_some() {
+        answer += "nothing was changed\n";
+    }
+    Ok(answer)
 }

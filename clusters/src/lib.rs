@@ -8,11 +8,13 @@ mod ask;
 mod connect;
 mod contexts;
 mod error;
+mod objects;
 mod read;
 
 pub use connect::{Cluster, REACH};
 pub use contexts::Contexts;
 pub use error::{ConnectError, ContextError};
+pub use objects::{Kind, ObjectError};
 pub use read::{view, views};
 
 /// Of kube, what callers need to name.

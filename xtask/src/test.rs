@@ -28,9 +28,10 @@ const SUPPORT: &str = "support";
 
 /// Compiles what the end-to-end tests in `WITH_PEERS` run against.
 const PEERS: &str = "peers";
-const WITH_PEERS: [&str; 6] = [
+const WITH_PEERS: [&str; 7] = [
     "chart",
     "image",
+    "install",
     "kube",
     "kube_chart",
     "kube_node",
@@ -42,6 +43,7 @@ const WITHOUT_ROOT: [&str; 7] = [
     "architecture",
     "chart",
     "image",
+    "install",
     "kube",
     "verify_contexts",
     "vm_clock",
