@@ -39,7 +39,7 @@ const WITH_PEERS: [&str; 7] = [
 ];
 
 /// End-to-end tests that need no root; every other file of `tests/tests` gets it.
-const WITHOUT_ROOT: [&str; 7] = [
+const WITHOUT_ROOT: [&str; 8] = [
     "architecture",
     "chart",
     "image",
