@@ -108,7 +108,7 @@ pub struct Remote {
     pub trust: Option<Vec<Certificate>>,
 }
 
-/// "https://west.mesh.cilium.io:32379", with the addresses that host aliases give the name.
+/// `https://west.mesh.cilium.io:32379`, with the addresses that host aliases give the name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
     pub host: String,
