@@ -5,9 +5,6 @@ use super::world::World;
 use crate::checks::{self, CHECKS, CheckSpec, Severity};
 use crate::verdict::Cause;
 
-/// What puts agents into clusters, and what asks them then.
-const INSTALL: &str = "`aggrik8s install -f mesh.yaml --render DIR` writes what installs the agents (docs/install.md); then `aggrik8s verify -f mesh.yaml`";
-
 /// Whether `spec` is a gate that agents decide for every link of every mesh.
 pub(super) fn waits_for_agents(spec: &CheckSpec) -> bool {
     spec.severity == Severity::Gate
@@ -37,8 +34,21 @@ pub(super) fn find(world: &World<'_>, rows: &mut Rows) {
         plane: None,
         evidence: vec!["API servers were read and nothing was changed".to_owned()],
         rivals: Vec::new(),
-        hint: INSTALL.to_owned(),
+        hint: install(world),
         explains: Vec::new(),
     };
     rows.lacking(cause, waiting);
+}
+
+/// What puts agents into these clusters, and what asks them then.
+fn install(world: &World<'_>) -> String {
+    let contexts: Vec<&str> = world
+        .views
+        .iter()
+        .map(|view| view.context.as_str())
+        .collect();
+    format!(
+        "`aggrik8s install -f mesh.yaml --contexts {} --image REF` installs the agents (docs/install.md); then `aggrik8s verify -f mesh.yaml`",
+        contexts.join(",")
+    )
 }

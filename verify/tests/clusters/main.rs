@@ -31,7 +31,7 @@ fn a_healthy_mesh_lacks_only_measurements() {
     assert!(
         absent
             .hint
-            .contains("`aggrik8s install -f mesh.yaml --render DIR`"),
+            .contains("`aggrik8s install -f mesh.yaml --contexts east,west,pi --image REF`"),
         "{}",
         absent.hint
     );
