@@ -52,7 +52,15 @@ fn options_that_are_accepted_have_an_effect() {
 fn every_flag_that_the_documentation_names_exists() {
     let mut known: BTreeSet<String> = BTreeSet::new();
     let mut ask = vec![vec!["--help"]];
-    for command in ["verify", "validate", "explain", "completions", "version"] {
+    for command in [
+        "verify",
+        "validate",
+        "install",
+        "uninstall",
+        "explain",
+        "completions",
+        "version",
+    ] {
         ask.push(vec![command, "--help"]);
     }
     for command in ["up", "down", "status", "exec", "fault"] {

@@ -77,6 +77,8 @@ pub(crate) struct FakeMesh {
     /// Calls of `Probe` that were cancelled by the client.
     pub(crate) cancelled: Arc<Mutex<u32>>,
     pub(crate) started: Arc<Mutex<u32>>,
+    /// Connections that mute agents accepted.
+    pub(crate) accepted: Arc<Mutex<u32>>,
     kernels: Arc<Mutex<Kernels>>,
     /// Targets of calls of `Measure`.
     pub(crate) measured: Arc<Mutex<u32>>,
@@ -168,6 +170,7 @@ impl FakeMesh {
             manners,
             cancelled: Arc::default(),
             started: Arc::default(),
+            accepted: Arc::default(),
             kernels: Arc::new(Mutex::new(Kernels {
                 next_port: 61_000,
                 ..Kernels::default()
@@ -223,6 +226,7 @@ impl FakeMesh {
                         observed: Arc::default(),
                         cancelled: Arc::clone(&self.cancelled),
                         started: Arc::clone(&self.started),
+                        accepted: Arc::clone(&self.accepted),
                         measured: Arc::clone(&self.measured),
                         death: Arc::default(),
                     };
@@ -268,6 +272,7 @@ async fn serve(agent: FakeAgent, listener: UnixListener) {
     if agent.manner == Manner::Mute {
         let mut held = Vec::new();
         while let Ok((connection, _)) = listener.accept().await {
+            *agent.accepted.lock().expect("not poisoned") += 1;
             held.push(connection);
         }
         return;
@@ -291,6 +296,7 @@ struct FakeAgent {
     observed: Arc<Mutex<u32>>,
     cancelled: Arc<Mutex<u32>>,
     started: Arc<Mutex<u32>>,
+    accepted: Arc<Mutex<u32>>,
     measured: Arc<Mutex<u32>>,
     death: Arc<tokio::sync::Notify>,
 }
