@@ -12,7 +12,7 @@ use verify::control::view::{Certificate, KeyPair, Seen, Trust, Unread};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::pem::Pem;
 
-use super::mesh::pod_of;
+use super::mesh::connecting;
 use super::{NAMESPACE, secret};
 use crate::ask::Deadline;
 
@@ -47,17 +47,8 @@ pub(super) async fn trust(
     deployment: &Seen<Option<Deployment>>,
     deadline: Deadline,
 ) -> Seen<Option<Trust>> {
-    let of_daemon = daemon.as_ref().ok().and_then(Option::as_ref);
-    let of_daemon = of_daemon.and_then(|daemon| daemon.spec.template.spec.as_ref());
-    let of_deployment = deployment
-        .as_ref()
-        .ok()
-        .and_then(Option::as_ref)
-        .and_then(pod_of);
-    let named = [of_deployment, of_daemon]
-        .into_iter()
-        .flatten()
-        .find_map(source);
+    let pods = connecting(daemon, deployment).into_iter().rev();
+    let named = pods.flatten().find_map(source);
     let source = named.unwrap_or(Source::Secret {
         name: "clustermesh-apiserver-remote-cert".to_owned(),
         key: "ca.crt".to_owned(),

@@ -87,20 +87,26 @@ pub(super) fn pod_of(deployment: &Deployment) -> Option<&PodSpec> {
     deployment.spec.template.spec.as_ref()
 }
 
+/// The pods that connect to remote clusters, as far as they are known: the agents', and KVStoreMesh's.
+pub(super) fn connecting<'a>(
+    daemon: &'a Seen<Option<DaemonSet>>,
+    deployment: &'a Seen<Option<Deployment>>,
+) -> [Option<&'a PodSpec>; 2] {
+    let daemon = daemon.as_ref().ok().and_then(Option::as_ref);
+    let deployment = deployment.as_ref().ok().and_then(Option::as_ref);
+    [
+        daemon.and_then(|daemon| daemon.spec.template.spec.as_ref()),
+        deployment.and_then(pod_of),
+    ]
+}
+
 /// Names that the pods that connect to remote clusters are given addresses for.
 pub(super) fn aliases(
     daemon: &Seen<Option<DaemonSet>>,
     deployment: &Seen<Option<Deployment>>,
 ) -> BTreeMap<String, Vec<IpAddr>> {
-    let of_daemon = daemon.as_ref().ok().and_then(Option::as_ref);
-    let of_daemon = of_daemon.and_then(|daemon| daemon.spec.template.spec.as_ref());
-    let of_deployment = deployment
-        .as_ref()
-        .ok()
-        .and_then(Option::as_ref)
-        .and_then(pod_of);
     let mut known: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    for pod in [of_daemon, of_deployment].into_iter().flatten() {
+    for pod in connecting(daemon, deployment).into_iter().flatten() {
         for alias in pod.host_aliases.iter().flatten() {
             let Ok(address) = alias.ip.parse() else {
                 continue;

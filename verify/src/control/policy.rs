@@ -27,21 +27,9 @@ fn policies(world: &World<'_>) -> Finding {
     let mut meanings = Vec::new();
     let mut open = None;
     for cluster in world.clusters().filter(|cluster| !cluster.lacks_cilium()) {
-        match meaning(cluster) {
-            Ok(Some(meaning)) => meanings.push(meaning),
-            Ok(None) => {
-                open = Some((
-                    format!(
-                        "the image of the Cilium agents has no version in its tag: `{}`",
-                        cluster.context
-                    ),
-                    "name the image by tag and digest".to_owned(),
-                ));
-            }
-            Err(unread) => {
-                let why = format!("{}: `{}`", unread.words(), cluster.context);
-                open = Some((why, unread.hint().to_owned()));
-            }
+        match cluster.versioned(meaning(cluster)) {
+            Ok(meaning) => meanings.push(meaning),
+            Err(why) => open = Some(why),
         }
     }
     let concerned: Vec<&Meaning<'_>> = meanings.iter().filter(|m| !m.open.is_empty()).collect();

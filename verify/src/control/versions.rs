@@ -83,21 +83,9 @@ fn skew(world: &World<'_>) -> Finding {
     let mut known: Vec<(Cluster<'_>, Version)> = Vec::new();
     let mut open = None;
     for cluster in world.clusters().filter(|cluster| !cluster.lacks_cilium()) {
-        match cluster.cilium() {
-            Ok(Some(version)) => known.push((cluster, version)),
-            Ok(None) => {
-                open = Some((
-                    format!(
-                        "the image of the Cilium agents has no version in its tag: `{}`",
-                        cluster.context
-                    ),
-                    "name the image by tag and digest".to_owned(),
-                ));
-            }
-            Err(unread) => {
-                let why = format!("{}: `{}`", unread.words(), cluster.context);
-                open = Some((why, unread.hint().to_owned()));
-            }
+        match cluster.versioned(cluster.cilium()) {
+            Ok(version) => known.push((cluster, version)),
+            Err(why) => open = Some(why),
         }
     }
     let oldest = known.iter().min_by_key(|(_, version)| *version);

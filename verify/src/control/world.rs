@@ -120,6 +120,24 @@ impl<'a> Cluster<'a> {
         Ok(text.and_then(Version::parse))
     }
 
+    /// What rests on the version of Cilium; else why that is open, and what to do.
+    pub(super) fn versioned<T>(self, read: Seen<Option<T>>) -> Result<T, (String, String)> {
+        match read {
+            Ok(Some(known)) => Ok(known),
+            Ok(None) => Err((
+                format!(
+                    "the image of the Cilium agents has no version in its tag: `{}`",
+                    self.context
+                ),
+                "name the image by tag and digest".to_owned(),
+            )),
+            Err(unread) => Err((
+                format!("{}: `{}`", unread.words(), self.context),
+                unread.hint().to_owned(),
+            )),
+        }
+    }
+
     pub(super) fn replaces_kube_proxy(self) -> Seen<bool> {
         let value = self.value("kube-proxy-replacement")?;
         Ok(matches!(value, Some("true" | "strict")))
