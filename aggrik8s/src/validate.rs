@@ -102,12 +102,14 @@ fn summary(mesh: &Mesh) -> String {
         let agents = agents(cluster);
         let targets = mesh.links.iter().filter(|l| l.source == cluster.name);
         let targets: Vec<&str> = targets.map(|link| link.target.as_str()).collect();
+        let nodes = match cluster.nodes.len() {
+            0 => "nodes from its API server".to_owned(),
+            all => format!("{agents:>4} with an agent of {all:<4}"),
+        };
         text += &format!(
-            "  {:<width$}  id {:<3}  {:>4} with an agent of {:<4}  → {}\n",
+            "  {:<width$}  id {:<3}  {nodes:<25}  → {}\n",
             cluster.name,
             cluster.id,
-            agents,
-            cluster.nodes.len(),
             match &targets[..] {
                 [] => "-".to_owned(),
                 few if few.len() <= 8 => few.join(", "),
@@ -128,7 +130,7 @@ fn note(mesh: &Mesh) -> String {
     let silent: Vec<&str> = mesh
         .clusters
         .iter()
-        .filter(|cluster| agents(cluster) == 0)
+        .filter(|cluster| !cluster.nodes.is_empty() && agents(cluster) == 0)
         .map(|cluster| cluster.name.as_str())
         .collect();
     if silent.is_empty() {
@@ -237,6 +239,23 @@ mod tests {
         assert_eq!(
             answer.stderr,
             "note: no node of `talos-east`, `talos-west`, `picluster` has an `agent`: `verify` could not measure there\n"
+        );
+    }
+
+    #[test]
+    fn nodes_may_be_left_to_the_api_server() {
+        let file = "mesh: m\nclusters:\n  - {name: a, id: 1, node_networks: [192.168.1.0/24], pod_cidrs: [10.1.0.0/16]}\n";
+        let answer = answer("m.yaml", file, Output::Text);
+        assert_eq!(
+            (answer.exit, answer.stderr.as_str()),
+            (0, ""),
+            "{}",
+            answer.stdout
+        );
+        assert_eq!(
+            answer.stdout,
+            "ok: mesh `m`: 1 cluster, 0 nodes, 1 link in scope\n  \
+             a  id 1    nodes from its API server  → a\n"
         );
     }
 

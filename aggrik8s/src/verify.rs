@@ -148,6 +148,7 @@ impl VerifyError {
             Self::Judge(verify::JudgeError::NeedsContexts(_)) => Some("name clusters with --contexts".to_owned()),
             Self::Judge(verify::JudgeError::NeedsMesh(_)) => Some("name a mesh with -f, or a running lab with --lab".to_owned()),
             Self::Judge(verify::JudgeError::NoBaseline) => Some("name one with --baseline".to_owned()),
+            Self::Judge(verify::JudgeError::EmptyLink { .. }) => Some("list its nodes in mesh.yaml, or let its API server name them: `aggrik8s verify --contexts …`".to_owned()),
             Self::Judge(verify::JudgeError::EmptyScope) => Some("declare a second cluster, or `links:`, in mesh.yaml".to_owned()),
             Self::Judge(verify::JudgeError::Unprovable { .. }) => {
                 Some("declare an objective that allows more than 0.01 % to be bad; tighter ones need a longer window than a fresh run has".to_owned())

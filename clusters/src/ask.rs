@@ -36,8 +36,21 @@ impl Deadline {
     where
         K: Clone + DeserializeOwned + Debug,
     {
+        self.list_of(resource, api, ListParams::default()).await
+    }
+
+    /// The same of what `params` select.
+    pub(crate) async fn list_of<K>(
+        self,
+        resource: &str,
+        api: &Api<K>,
+        params: ListParams,
+    ) -> Seen<Option<Vec<K>>>
+    where
+        K: Clone + DeserializeOwned + Debug,
+    {
         let mut all = Vec::new();
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = params.limit(PAGE);
         loop {
             let page = match timeout_at(self.0, api.list(&params)).await {
                 Ok(Ok(page)) => page,

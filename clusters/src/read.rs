@@ -1,9 +1,9 @@
 //! All that one cluster says of itself, read at once: GET and LIST, and one `exec` of a status command per agent.
 
 mod certificates;
-mod cilium;
+pub(crate) mod cilium;
 mod mesh;
-mod nodes;
+pub(crate) mod nodes;
 mod policies;
 mod secret;
 mod services;
@@ -11,6 +11,7 @@ mod status;
 
 use std::time::Duration;
 
+use ::mesh::Discovered;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use verify::control::view::{ClusterView, Facts};
@@ -18,30 +19,53 @@ use verify::control::view::{ClusterView, Facts};
 use crate::ask::Deadline;
 use crate::connect::Cluster;
 use crate::contexts::Contexts;
+use crate::discover::discover;
 use crate::error::ConnectError;
 
-/// Reads every one of `names` at the same time, each for `limit` at most; answers in that order.
-pub async fn views(contexts: &Contexts, names: &[String], limit: Duration) -> Vec<ClusterView> {
-    let mut tasks = JoinSet::new();
-    for (at, name) in names.iter().cloned().enumerate() {
-        let contexts = contexts.clone();
-        tasks.spawn(async move { (at, view(&contexts, &name, limit).await) });
-    }
-    let mut found: Vec<(usize, ClusterView)> = tasks.join_all().await;
-    found.sort_by_key(|(at, _)| *at);
-    found.into_iter().map(|(_, view)| view).collect()
+/// What one context leads to.
+pub struct Look {
+    /// What its control plane says; that it cannot be reached is part of it.
+    pub view: ClusterView,
+    /// The cluster, if it answers, and what a mesh needs to know of it.
+    pub reached: Option<(Cluster, Discovered)>,
 }
 
-/// Reads one cluster; that it cannot be reached is part of the answer.
-pub async fn view(contexts: &Contexts, name: &str, limit: Duration) -> ClusterView {
-    let deadline = Deadline(Instant::now() + limit);
-    let state = match contexts.connect(name).await {
-        Ok(cluster) => Ok(Box::new(facts(&cluster, deadline).await)),
-        Err(error) => Err(words(&error)),
+/// Reads every one of `names` at the same time, each for `limit` at most; answers in that order. Agents are looked for
+/// in `namespace`.
+pub async fn looks(
+    contexts: &Contexts,
+    names: &[String],
+    namespace: &str,
+    limit: Duration,
+) -> Vec<Look> {
+    let mut tasks = JoinSet::new();
+    for (at, name) in names.iter().cloned().enumerate() {
+        let (contexts, namespace) = (contexts.clone(), namespace.to_owned());
+        tasks.spawn(async move { (at, look(&contexts, &name, &namespace, limit).await) });
+    }
+    let mut found: Vec<(usize, Look)> = tasks.join_all().await;
+    found.sort_by_key(|(at, _)| *at);
+    found.into_iter().map(|(_, look)| look).collect()
+}
+
+async fn look(contexts: &Contexts, name: &str, namespace: &str, limit: Duration) -> Look {
+    let end = Instant::now() + limit;
+    let (state, reached) = match contexts.connect(name).await {
+        Ok(cluster) => {
+            let client = cluster.client();
+            let left = end.saturating_duration_since(Instant::now());
+            let (facts, found) = tokio::join!(
+                facts(&cluster, Deadline(end)),
+                discover(&client, namespace, left),
+            );
+            (Ok(Box::new(facts)), Some((cluster, found)))
+        }
+        Err(error) => (Err(words(&error)), None),
     };
-    ClusterView {
-        context: name.to_owned(),
-        state,
+    let context = name.to_owned();
+    Look {
+        view: ClusterView { context, state },
+        reached,
     }
 }
 

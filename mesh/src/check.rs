@@ -132,7 +132,6 @@ fn scope(report: &mut Report, spec: &Spec) {
             .hint("declare at least one cluster");
     }
     for cluster in &clusters.items {
-        not_empty(report, &cluster.nodes, "node");
         not_empty(report, &cluster.node_networks, "network");
         not_empty(report, &cluster.pod_cidrs, "network");
         for node in &cluster.nodes.items {

@@ -79,8 +79,9 @@ struct ClusterDocument {
     /// The resolver that services' names are asked of; the first one of each agent's own resolv.conf unless said otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     dns_server: Option<Address>,
-    /// The nodes.
-    #[schemars(length(min = 1))]
+    /// The nodes. Without any, they are those that the cluster's API server names, and its agents are found there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     nodes: Vec<NodeDocument>,
 }
 

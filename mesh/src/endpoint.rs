@@ -79,7 +79,7 @@ fn is_host_name(host: &str) -> bool {
     host.len() <= 253 && host.split('.').all(label)
 }
 
-/// As it is written in `mesh.yaml`; an IPv6 host is put in brackets.
+/// As it is written in `mesh.yaml`, as far as it can be; an IPv6 host is put in brackets.
 impl std::fmt::Display for AgentEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -89,6 +89,12 @@ impl std::fmt::Display for AgentEndpoint {
             }
             Self::Https { host, port } => write!(f, "https://{host}:{port}"),
             Self::HttpLoopback(address) => write!(f, "http://{address}"),
+            Self::Pod {
+                namespace,
+                pod,
+                port,
+                ..
+            } => write!(f, "pod {namespace}/{pod}:{port}"),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod classify;
+pub mod discovered;
 mod document;
 mod endpoint;
 mod errors;
@@ -19,6 +20,7 @@ mod tree;
 mod units;
 
 pub use classify::Remote;
+pub use discovered::{Discovered, Effective};
 pub use endpoint::EndpointError;
 pub use errors::{Errors, MAX_LISTED, Position, Problem, Related};
 pub use model::*;

@@ -44,6 +44,7 @@ pub struct Cluster {
     pub service_cidrs: Vec<IpNet>,
     /// The resolver that names are asked of; `None`: the first of each agent's own resolv.conf.
     pub dns_server: Option<IpAddr>,
+    /// Empty: those that its API server names, see [`Mesh::with_discovered`].
     pub nodes: Vec<Node>,
     /// kubeconfig context, for commands that talk to the API server.
     pub context: Option<String>,
@@ -66,8 +67,19 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AgentEndpoint {
     Unix(String),
-    Https { host: String, port: u16 },
+    Https {
+        host: String,
+        port: u16,
+    },
     HttpLoopback(SocketAddr),
+    /// A port of a discovered pod, forwarded by its cluster's API server. No mesh.yaml can say this: pods come and go.
+    Pod {
+        namespace: String,
+        pod: String,
+        port: u16,
+        /// Whether the port speaks mTLS.
+        tls: bool,
+    },
 }
 
 /// Client side of mTLS towards agents: paths of PEM files.

@@ -33,8 +33,8 @@ const MESH: Shape = Shape {
 };
 const CLUSTER: Shape = Shape {
     what: "a cluster",
-    required: &["name", "id", "node_networks", "pod_cidrs", "nodes"],
-    optional: &["context", "service_cidrs", "dns_server"],
+    required: &["name", "id", "node_networks", "pod_cidrs"],
+    optional: &["context", "service_cidrs", "dns_server", "nodes"],
 };
 const NODE: Shape = Shape {
     what: "a node",

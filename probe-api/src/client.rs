@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use mesh::observation::{NodeRef, Sample};
 use mesh::{AgentEndpoint, Tls};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
 
@@ -30,6 +31,8 @@ pub enum ClientError {
     },
     #[error("agent `{endpoint}` needs `tls:` in mesh.yaml")]
     TlsMissing { endpoint: String },
+    #[error("agent `{endpoint}` is behind the API server of its cluster")]
+    NeedsForward { endpoint: String },
     #[error("cannot connect to agent `{endpoint}`")]
     Connect {
         endpoint: String,
@@ -104,6 +107,14 @@ fn tls_config(tls: &Tls, host: &str) -> Result<ClientTlsConfig, ClientError> {
         .domain_name(host.trim_matches(['[', ']'])))
 }
 
+fn tune(endpoint: Endpoint, deadlines: Deadlines) -> Endpoint {
+    endpoint
+        .connect_timeout(deadlines.connect)
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        // Either end may be starved for seconds on a loaded machine; silence on a stream is noticed sooner.
+        .keep_alive_timeout(Duration::from_secs(10))
+}
+
 impl Client {
     /// Connects with the default deadlines. `tls` is required for `https` endpoints and not used for others.
     pub async fn connect(endpoint: &AgentEndpoint, tls: Option<&Tls>) -> Result<Self, ClientError> {
@@ -115,18 +126,12 @@ impl Client {
         tls: Option<&Tls>,
         deadlines: Deadlines,
     ) -> Result<Self, ClientError> {
-        let name = describe(endpoint);
+        let name = endpoint.to_string();
         let failed = |source| ClientError::Connect {
             endpoint: name.clone(),
             source,
         };
-        let tune = |endpoint: Endpoint| {
-            endpoint
-                .connect_timeout(deadlines.connect)
-                .http2_keep_alive_interval(Duration::from_secs(2))
-                // Either end may be starved for seconds on a loaded machine; silence on a stream is noticed sooner.
-                .keep_alive_timeout(Duration::from_secs(10))
-        };
+        let tune = |endpoint| tune(endpoint, deadlines);
         let opening = async {
             match endpoint {
                 AgentEndpoint::Unix(path) => {
@@ -149,6 +154,9 @@ impl Client {
                         .await
                         .map_err(failed)
                 }
+                AgentEndpoint::Pod { .. } => Err(ClientError::NeedsForward {
+                    endpoint: name.clone(),
+                }),
                 AgentEndpoint::Https { host, port } => {
                     let tls = tls.ok_or_else(|| ClientError::TlsMissing {
                         endpoint: name.clone(),
@@ -167,18 +175,53 @@ impl Client {
                 }
             }
         };
-        let channel = tokio::time::timeout(deadlines.connect, opening)
-            .await
-            .map_err(|_| ClientError::Deadline {
-                endpoint: name.clone(),
-                call: "connect",
-                after: deadlines.connect,
-            })??;
-        Ok(Self {
-            inner: AgentClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES),
-            endpoint: name,
+        let channel = opened(&name, deadlines, opening).await?;
+        Ok(Self::of(channel, name, deadlines))
+    }
+
+    /// Talks to the agent at the other end of `stream`, which carries all calls, and ends with it. `name` is for messages;
+    /// `tls` comes with the name that the agent's certificate must be for.
+    pub async fn over<S>(
+        name: &str,
+        stream: S,
+        tls: Option<(&Tls, &str)>,
+        deadlines: Deadlines,
+    ) -> Result<Self, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let failed = |source| ClientError::Connect {
+            endpoint: name.to_owned(),
+            source,
+        };
+        let mut endpoint = tune(
+            Endpoint::from_static(match tls {
+                Some(_) => "https://agent",
+                None => "http://agent",
+            }),
             deadlines,
-        })
+        );
+        if let Some((tls, host)) = tls {
+            endpoint = endpoint
+                .tls_config(tls_config(tls, host)?)
+                .map_err(failed)?;
+        }
+        let mut stream = Some(TokioIo::new(stream));
+        let once = tower::service_fn(move |_| {
+            let closed = || std::io::Error::new(std::io::ErrorKind::NotConnected, "it was closed");
+            std::future::ready(stream.take().ok_or_else(closed))
+        });
+        let opening = async { endpoint.connect_with_connector(once).await.map_err(failed) };
+        let channel = opened(name, deadlines, opening).await?;
+        Ok(Self::of(channel, name.to_owned(), deadlines))
+    }
+
+    fn of(channel: Channel, endpoint: String, deadlines: Deadlines) -> Self {
+        Self {
+            inner: AgentClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES),
+            endpoint,
+            deadlines,
+        }
     }
 
     async fn call<T>(
@@ -277,20 +320,28 @@ impl Client {
     }
 }
 
+/// The channel, if it opens in time.
+async fn opened(
+    endpoint: &str,
+    deadlines: Deadlines,
+    opening: impl Future<Output = Result<Channel, ClientError>>,
+) -> Result<Channel, ClientError> {
+    match tokio::time::timeout(deadlines.connect, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(ClientError::Deadline {
+            endpoint: endpoint.to_owned(),
+            call: "connect",
+            after: deadlines.connect,
+        }),
+    }
+}
+
 fn refused(endpoint: &str, call: &'static str, status: &tonic::Status) -> ClientError {
     ClientError::Refused {
         endpoint: endpoint.to_owned(),
         call,
         code: status.code(),
         message: crate::reply::printable(status.message(), 400),
-    }
-}
-
-fn describe(endpoint: &AgentEndpoint) -> String {
-    match endpoint {
-        AgentEndpoint::Unix(path) => format!("unix:{path}"),
-        AgentEndpoint::Https { host, port } => format!("https://{host}:{port}"),
-        AgentEndpoint::HttpLoopback(address) => format!("http://{address}"),
     }
 }
 

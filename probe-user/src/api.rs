@@ -1,13 +1,13 @@
 //! The gRPC API: a thin coat over the prober, the kernel's maps and the record store.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mesh::Mesh;
 use mesh::observation::{ProbeKind, Question};
-use mesh::{Mesh, Remote};
 use probe_api::measure::measure_result;
 use probe_api::reply::{UNKNOWN_DIRECTION, series_counter};
 use probe_api::results::probe_result;
@@ -21,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::agent::{Agent, clocks};
+use crate::declared;
 use crate::kernel::NamedSeries;
 use crate::metrics;
 use crate::prober::{Purpose, Refusal, TileSide};
@@ -54,23 +55,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Agents probe what their mesh.yaml declares: they are no port scanners for whoever may call them.
-fn check_targets(mesh: &Mesh, targets: impl Iterator<Item = IpAddr>) -> Result<(), Status> {
-    for ip in targets {
-        let declared = mesh.classify(ip) != Remote::World
-            || mesh.services.iter().any(|s| s.addresses.contains(&ip))
-            || mesh.clusters.iter().any(|c| c.dns_server == Some(ip))
-            || mesh
-                .clusters
-                .iter()
-                .flat_map(|cluster| &cluster.nodes)
-                .any(|node| node.addresses.contains(&ip) || node.agent_pod.contains(&ip));
-        if !declared {
-            return Err(Status::permission_denied(format!(
-                "target address `{ip}` is not in the agent's mesh.yaml"
-            )));
-        }
+fn check_targets(mesh: &Mesh, targets: impl Iterator<Item = SocketAddr>) -> Result<(), Status> {
+    match declared::foreign(mesh, targets) {
+        Some(target) => Err(Status::permission_denied(format!(
+            "target `{target}` is neither an agent nor a service of the agent's mesh.yaml"
+        ))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Nor are they anybody's way to ask a cluster's resolver: only declared names are asked for.
@@ -220,9 +211,9 @@ impl wire::agent_server::Agent for Api {
             .map_err(|error| refuse(Status::invalid_argument(chain(&error))))?;
         let mesh = agent.mesh();
         check_questions(&mesh, &plan).map_err(refuse)?;
-        let addresses = plan.targets.iter().map(|t| t.target.address.ip());
+        let addresses = plan.targets.iter().map(|t| t.target.address);
         // Only a question passes with none: it goes to the resolver of this agent.
-        let targets = addresses.filter(|ip| !ip.is_unspecified());
+        let targets = addresses.filter(|target| !target.ip().is_unspecified());
         check_targets(&mesh, targets).map_err(refuse)?;
         let kinds: Vec<ProbeKind> = plan.targets.iter().map(|t| t.kind).collect();
         let results = agent
@@ -256,7 +247,7 @@ impl wire::agent_server::Agent for Api {
         };
         let plan = MeasurePlan::try_from(request.get_ref())
             .map_err(|error| refuse(Status::invalid_argument(chain(&error))))?;
-        let targets = plan.targets.iter().map(|t| t.address.ip());
+        let targets = plan.targets.iter().map(|t| t.address);
         check_targets(&agent.mesh(), targets).map_err(refuse)?;
         let results = agent
             .measurer

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod api;
 pub mod background;
 pub mod cli;
+mod declared;
 pub mod frame;
 pub mod hold;
 mod http_server;

@@ -49,14 +49,14 @@ fn read(path: &Path) -> Result<String, MeshError> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-/// A mesh in which `me` exists.
+/// A mesh in which `me` exists, or may exist: a cluster that lists no node leaves that to its API server.
 fn understand(path: &Path, text: &str, me: &NodeRef) -> Result<Mesh, MeshError> {
     let name = path.display().to_string();
     let mesh =
         Mesh::parse(&name, text).map_err(|errors| MeshError::Invalid(errors.render(text)))?;
-    let known = mesh
-        .cluster(&me.cluster)
-        .is_some_and(|cluster| cluster.nodes.iter().any(|node| node.name == me.node));
+    let known = mesh.cluster(&me.cluster).is_some_and(|cluster| {
+        cluster.nodes.is_empty() || cluster.nodes.iter().any(|node| node.name == me.node)
+    });
     if !known {
         return Err(MeshError::NoSuchNode {
             path: path.to_owned(),
@@ -167,6 +167,16 @@ clusters:
             error.ends_with("declares no node `e-2` in cluster `east`"),
             "{error}"
         );
+
+        let unlisted = GOOD.split("    nodes:").next().unwrap();
+        std::fs::write(&path, unlisted).unwrap();
+        first(&path, &other).unwrap_or_else(|error| panic!("{error}"));
+        let elsewhere = NodeRef {
+            cluster: "west".into(),
+            ..me()
+        };
+        let error = first(&path, &elsewhere).unwrap_err().to_string();
+        assert!(error.ends_with("in cluster `west`"), "{error}");
 
         std::fs::write(&path, GOOD.replace("id: 1", "id: none")).unwrap();
         let error = first(&path, &me()).unwrap_err().to_string();

@@ -126,8 +126,15 @@ fn what_is_not_declared_or_too_much_is_refused() -> anyhow::Result<()> {
         assert_eq!(code, tonic::Code::PermissionDenied);
         assert_eq!(
             message,
-            "target address `127.0.0.1` is not in the agent's mesh.yaml"
+            "target `127.0.0.1:22` is neither an agent nor a service of the agent's mesh.yaml"
         );
+        // Pods come and go: at an agent's port any pod of the mesh may be one, at no other.
+        let mut unlisted = planned(place, ProbeKind::Tcp, "w-1", 1);
+        unlisted.target.address = (place.address(90), mesh::RESPONDER_ECHO_PORT).into();
+        assert!(client.probe(&plan(vec![unlisted.clone()])).await.is_ok());
+        unlisted.target.address.set_port(22);
+        let (code, _) = refusal(plan(vec![unlisted])).await;
+        assert_eq!(code, tonic::Code::PermissionDenied);
 
         let mut question = planned(place, ProbeKind::Dns, "e-1", 1);
         question.target.node = None;
@@ -150,7 +157,7 @@ fn what_is_not_declared_or_too_much_is_refused() -> anyhow::Result<()> {
         assert_eq!(code, tonic::Code::ResourceExhausted);
         assert_eq!(message, "100000 probes/s asked, 4000 of 4000 are free");
 
-        assert_eq!(agent.metric("aggrik8s_api_refused_runs_total"), 3.0);
+        assert_eq!(agent.metric("aggrik8s_api_refused_runs_total"), 4.0);
     })
 }
 

@@ -28,8 +28,9 @@ const SUPPORT: &str = "support";
 
 /// Compiles what the end-to-end tests in `WITH_PEERS` run against.
 const PEERS: &str = "peers";
-const WITH_PEERS: [&str; 7] = [
+const WITH_PEERS: [&str; 8] = [
     "chart",
+    "discover",
     "image",
     "install",
     "kube",

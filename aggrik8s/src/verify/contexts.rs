@@ -39,14 +39,14 @@ pub(super) fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyEr
     let views = runtime.block_on(async {
         let mut signals = Signals::new()?;
         tokio::select! {
-            views = clusters::views(&contexts, &args.contexts, limit) => std::io::Result::Ok(Ok(views)),
+            looks = clusters::looks(&contexts, &args.contexts, clusters::NAMESPACE, limit) => std::io::Result::Ok(Ok(looks)),
             code = signals.next() => Ok(Err(code)),
         }
     });
     // A credentials plugin that hangs keeps its thread: nobody waits for it.
     runtime.shutdown_background();
     let views = match views.map_err(VerifyError::Runtime)? {
-        Ok(views) => views,
+        Ok(looks) => looks,
         Err(code) => {
             let _ = writeln!(
                 std::io::stderr(),
@@ -55,6 +55,7 @@ pub(super) fn verdict(args: &VerifyArgs, global: &Global) -> Result<u8, VerifyEr
             return Ok(code);
         }
     };
+    let views: Vec<_> = views.into_iter().map(|look| look.view).collect();
     let since = now.duration_since(SystemTime::UNIX_EPOCH);
     let seconds = since.map_or(0, |since| {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)

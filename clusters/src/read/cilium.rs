@@ -10,7 +10,7 @@ use verify::control::view::{Agents, Seen};
 use super::NAMESPACE;
 use crate::ask::Deadline;
 
-pub(super) async fn config(
+pub(crate) async fn config(
     client: &Client,
     deadline: Deadline,
 ) -> Seen<Option<BTreeMap<String, String>>> {

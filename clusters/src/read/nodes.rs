@@ -38,7 +38,7 @@ fn node(node: KubeNode) -> Node {
 }
 
 /// What CiliumNodes hold: in Cilium's own IPAM modes nodes have none.
-pub(super) async fn pod_cidrs(client: &Client, deadline: Deadline) -> Seen<Vec<ipnet::IpNet>> {
+pub(crate) async fn pod_cidrs(client: &Client, deadline: Deadline) -> Seen<Vec<ipnet::IpNet>> {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("cilium.io", "v2", "CiliumNode"));
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
     let nodes = deadline.list("ciliumnodes.cilium.io", &api).await?;
@@ -56,7 +56,7 @@ pub(super) async fn pod_cidrs(client: &Client, deadline: Deadline) -> Seen<Vec<i
     Ok(nets)
 }
 
-pub(super) async fn system_pods(client: &Client, deadline: Deadline) -> Seen<Vec<Pod>> {
+pub(crate) async fn system_pods(client: &Client, deadline: Deadline) -> Seen<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     let pods = deadline.list("pods in kube-system", &api).await?;
     Ok(pods.unwrap_or_default())
@@ -81,7 +81,7 @@ pub(super) fn kube_proxy(system: &Seen<Vec<Pod>>) -> Seen<Vec<String>> {
 }
 
 /// Of the API (Kubernetes 1.33 and later), else from the flags of the API server's pod.
-pub(super) async fn service_cidrs(
+pub(crate) async fn service_cidrs(
     client: &Client,
     system: &Seen<Vec<Pod>>,
     deadline: Deadline,
