@@ -287,7 +287,7 @@ fn too_small_a_budget_for_the_objectives_is_refused() {
     let said = text(&output.stderr);
     assert!(said.contains("cannot be proven"), "{said}");
     assert!(
-        said.contains("takes 309 probes without a bad one, and `--budget 300 kB` leaves"),
+        said.contains("takes 435 probes without a bad one, and `--budget 300 kB` leaves"),
         "{said}"
     );
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
@@ -303,7 +303,7 @@ fn too_small_a_budget_for_the_objectives_is_refused() {
         text(&output.stderr)
     );
     let said = text(&output.stderr);
-    assert!(said.contains("note: --budget leaves 6"), "{said}");
+    assert!(said.contains("note: --budget leaves 9"), "{said}");
 }
 
 /// Whenever it is stopped: while it asks, probes or measures.

@@ -432,6 +432,16 @@ pub fn of_path(id: &str) -> bool {
     )
 }
 
+/// Mean burst of bad trials that a pass of `id` reckons with although none was met, in probes of one node; 1:
+/// independent ones. Packets are lost in bursts. The first look excludes 1.57 of a node without any loss
+/// (`stats::longest_burst_excluded`); the rest is for probes that another fault takes away.
+pub fn burst(id: &str) -> f64 {
+    match id {
+        POD_TCP | POD_UDP | LOSS_UDP | LOSS_TCP_SYN => 1.4,
+        _ => 1.0,
+    }
+}
+
 /// Whether `id` rests on measurements that are made after the probes.
 pub fn measured(id: &str) -> bool {
     matches!(id, MTU_PATH | MTU_NODE_PATH | MTU_UNDERLAY | THROUGHPUT_TCP)

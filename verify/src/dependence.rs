@@ -66,6 +66,11 @@ impl Bursts {
             self.squares as f64 / self.bad as f64
         }
     }
+
+    /// Mean size of geometric bursts with this [`Self::design_effect`].
+    pub(crate) fn mean(self) -> f64 {
+        0.5 * (self.design_effect() + 1.0)
+    }
 }
 
 impl std::ops::AddAssign for Bursts {

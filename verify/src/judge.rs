@@ -189,6 +189,10 @@ pub fn judge_look(
         confidence: Confidence {
             per_statement: confidence,
             ready: (result == Outcome::Ready).then_some(1.0 - family.weakest_ready),
+            burst_seconds: family
+                .longest_burst_ns
+                .filter(|_| result == Outcome::Ready)
+                .map(|ns| ns * 1e-9),
             not_ready: (result == Outcome::NotReady).then_some(confidence),
             statements: family.rejected.len() as u64,
             looks: family.looks as u64,
@@ -218,6 +222,8 @@ struct Family {
     first: Vec<usize>,
     /// Largest chance, over the statements that had to hold, of passing while the objective is missed.
     weakest_ready: f64,
+    /// Longest bursts of lost packets that every node's statement of a loss reckons with, ns on average.
+    longest_burst_ns: Option<f64>,
     /// Most looks that any statement rests on.
     looks: usize,
 }
@@ -242,6 +248,7 @@ impl Family {
             statements: by_row,
             first,
             weakest_ready: 0.0,
+            longest_burst_ns: None,
             looks,
         }
     }
@@ -265,6 +272,11 @@ impl Family {
             if has_to_hold {
                 if status == Status::Pass {
                     self.weakest_ready = self.weakest_ready.max(statement.p_good);
+                    // All nodes together are probed more often than each: it is each one's probes that meet bursts.
+                    if let (Some(longest), Some(_)) = (statement.longest_burst_ns, subject) {
+                        let so_far = self.longest_burst_ns.get_or_insert(longest);
+                        *so_far = so_far.min(longest);
+                    }
                 } else if status == Status::Undecided {
                     let this = Short::of(statement, test.p0, confidence, self.rejected.len());
                     if short.as_ref().is_none_or(|short| this.worse(short)) {

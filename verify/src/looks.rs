@@ -36,7 +36,12 @@ pub fn confidence_at(look: usize, confidence: f64) -> f64 {
 
 /// Samples of the first look: the fewest that prove the objective `p0` at that look although `bad` of them were bad.
 pub fn first_look(p0: f64, confidence: f64, bad: u64) -> Option<u64> {
-    samples_tolerating(p0, confidence_at(0, confidence), bad)
+    first_look_in_bursts(p0, confidence, bad, 1.0)
+}
+
+/// [`first_look`] of trials whose bad ones come in bursts of `mean`.
+pub fn first_look_in_bursts(p0: f64, confidence: f64, bad: u64, mean: f64) -> Option<u64> {
+    samples_tolerating(p0, confidence_at(0, confidence), bad, mean)
 }
 
 /// A p-value over all looks from those of the looks taken: at most α with a chance of at most α.

@@ -25,6 +25,7 @@ pub(crate) struct Short {
     /// Samples that this run lacked at the observed rate; `None` when no bearable number decides.
     pub(crate) more: Option<u64>,
     effect: f64,
+    burst: f64,
     looks: usize,
     p0: f64,
     /// Confidence that a decision at one look alone would need.
@@ -44,6 +45,7 @@ impl Short {
             subject: statement.subject.clone(),
             trials: statement.trials,
             effect: statement.bursts.design_effect(),
+            burst: statement.burst,
             looks: statement.looks,
             p0,
             asked,
@@ -57,9 +59,11 @@ impl Short {
     fn further(&self, look: usize) -> Option<u64> {
         let count = self.trials.worst();
         let confidence = looks::confidence_at(look, self.asked);
-        let needed = samples_needed(self.p0, confidence, count.rate())?;
-        let needed = (needed as f64 * self.effect).ceil() as u64;
-        let clean = samples_tolerating(self.p0, self.asked, 0).unwrap_or(0);
+        let mut needed = samples_needed(self.p0, confidence, count.rate(), self.burst)?;
+        if count.rate() > self.p0 {
+            needed = (needed as f64 * self.effect).ceil() as u64;
+        }
+        let clean = samples_tolerating(self.p0, self.asked, 0, self.burst).unwrap_or(0);
         (needed <= MOST_TIMES * count.n.max(clean)).then(|| needed.saturating_sub(count.n).max(1))
     }
 

@@ -1,11 +1,12 @@
 //! One claim about one set of trials: its p-values on either side and its bounds, over all looks.
 
 use crate::dependence::Bursts;
-use crate::looks::{confidence_at, over_looks};
+use crate::looks::{confidence_at, over_looks, share};
 use crate::rows::{Spent, Test};
 use crate::short::Subject;
 use crate::stats::{
-    Count, lower_bound_in_bursts, p_too_few_in_bursts, p_too_many_in_bursts, upper_bound_in_bursts,
+    longest_burst_excluded, lower_bound_in_bursts, p_too_few_in_bursts, p_too_many_in_bursts,
+    upper_bound_in_bursts,
 };
 use crate::tally::{CellName, Known, Trials};
 use crate::verdict::Side;
@@ -25,21 +26,44 @@ pub(crate) struct Statement {
     /// Bounds that hold at all looks together: `upper` is at most `p0` exactly when `p_good` is at most α.
     pub(crate) lower: f64,
     pub(crate) upper: f64,
+    /// Mean bursts of the bad trials that the claim rests on: what was met, or what has to be reckoned with.
+    pub(crate) burst: f64,
+    /// Longest mean of such bursts, ns, up to which a share above `p0` is disproved at one of the looks. `None`: it is
+    /// not, bursts are none of the claim's business, or the trials' places in time are not known.
+    pub(crate) longest_burst_ns: Option<f64>,
+}
+
+/// What is claimed of some trials.
+#[derive(Clone, Copy)]
+struct Claim {
+    p0: f64,
+    burst: f64,
+    spent: Spent,
+    confidence: f64,
 }
 
 impl Statement {
-    fn of(subject: Subject, p0: f64, spent: Spent, looks: &[Known], confidence: f64) -> Self {
+    fn of(subject: Subject, claim: Claim, looks: &[Known]) -> Self {
+        let Claim {
+            p0,
+            burst,
+            spent,
+            confidence,
+        } = claim;
         let effect = |known: &Known| known.bursts.design_effect();
+        let burst = |known: &Known| known.bursts.mean().max(burst);
         let over = |p: &dyn Fn(&Known) -> f64| over_looks(looks.iter().map(p));
-        let bound = |bound: fn(Count, f64, f64) -> f64, of: fn(Trials) -> Count, spent: f64| {
+        let at_looks = |bound: &dyn Fn(&Known, f64) -> f64, spent: f64| {
             let at = |(look, known): (usize, &Known)| {
-                bound(
-                    of(known.trials),
-                    effect(known),
-                    confidence_at(look, (confidence + spent).min(1.0)),
-                )
+                bound(known, confidence_at(look, (confidence + spent).min(1.0)))
             };
             looks.iter().enumerate().map(at).collect::<Vec<f64>>()
+        };
+        let lower = |known: &Known, confidence| {
+            lower_bound_in_bursts(known.trials.best(), effect(known), confidence)
+        };
+        let upper = |known: &Known, confidence| {
+            upper_bound_in_bursts(known.trials.worst(), burst(known), confidence)
         };
         let last = looks.last().copied().unwrap_or_default();
         Self {
@@ -47,24 +71,41 @@ impl Statement {
                 + over(&|known| p_too_many_in_bursts(known.trials.best(), effect(known), p0)))
             .min(1.0),
             p_good: (spent.good
-                + over(&|known| p_too_few_in_bursts(known.trials.worst(), effect(known), p0)))
+                + over(&|known| p_too_few_in_bursts(known.trials.worst(), burst(known), p0)))
             .min(1.0),
-            lower: bound(lower_bound_in_bursts, Trials::best, spent.bad)
-                .into_iter()
-                .fold(0.0, f64::max),
-            upper: bound(upper_bound_in_bursts, Trials::worst, spent.good)
-                .into_iter()
-                .fold(1.0, f64::min),
+            lower: at_looks(&lower, spent.bad).into_iter().fold(0.0, f64::max),
+            upper: at_looks(&upper, spent.good).into_iter().fold(1.0, f64::min),
             subject,
             trials: last.trials,
             bursts: last.bursts,
             looks: looks.len(),
+            burst: burst(&last),
+            longest_burst_ns: longest_burst_ns(claim, looks),
         }
     }
 }
 
+fn longest_burst_ns(claim: Claim, looks: &[Known]) -> Option<f64> {
+    if claim.burst <= 1.0 {
+        return None;
+    }
+    let alpha = (1.0 - claim.confidence - claim.spent.good).max(0.0);
+    let at = |(look, known): (usize, &Known)| {
+        longest_burst_excluded(known.trials.worst(), claim.p0, alpha * share(look))
+    };
+    let longest = looks.iter().enumerate().filter_map(at).reduce(f64::max)?;
+    let spacing = looks.first()?.spacing_ns;
+    (spacing > 0).then_some(longest * spacing as f64)
+}
+
 /// The pooled statement of `test`, then those of its sources, then those of its targets.
 pub(crate) fn statements(test: &Test, confidence: f64) -> Vec<Statement> {
+    let claim = Claim {
+        p0: test.p0,
+        burst: test.burst,
+        spent: test.spent,
+        confidence,
+    };
     let mut all: Vec<Statement> = Vec::new();
     let mut last: Vec<Known> = Vec::new();
     let mut add = |subject: Subject, within: &dyn Fn(&CellName) -> bool| {
@@ -75,7 +116,7 @@ pub(crate) fn statements(test: &Test, confidence: f64) -> Vec<Statement> {
                 subject,
                 ..same.clone()
             },
-            _ => Statement::of(subject, test.p0, test.spent, &known, confidence),
+            _ => Statement::of(subject, claim, &known),
         };
         last = known;
         all.push(statement);
@@ -108,6 +149,15 @@ mod tests {
         }
     }
 
+    fn claim(p0: f64, confidence: f64) -> Claim {
+        Claim {
+            p0,
+            burst: 1.0,
+            spent: Spent::default(),
+            confidence,
+        }
+    }
+
     /// Never stopping is the worst case: every look gets its chance to be wrong.
     #[test]
     fn both_p_values_hold_over_all_looks_together() {
@@ -122,10 +172,13 @@ mod tests {
                     trials.known.add(random.chance(p0));
                     n += 1;
                 }
-                let bursts = Bursts::default();
-                looks.push(Known { trials, bursts });
+                looks.push(Known {
+                    trials,
+                    bursts: Bursts::default(),
+                    spacing_ns: 0,
+                });
             }
-            let statement = Statement::of(None, p0, Spent::default(), &looks, confidence);
+            let statement = Statement::of(None, claim(p0, confidence), &looks);
             rejected += u32::from(statement.p_bad <= 0.05);
             proven += u32::from(statement.p_good <= 0.05);
             let at_any = |known: &Known| p_too_few_in_bursts(known.trials.worst(), 1.0, p0) <= 0.05;
@@ -157,17 +210,40 @@ mod tests {
         let at = |n, bad| Known {
             trials: Trials::of(n, bad),
             bursts: Bursts::default(),
+            spacing_ns: 25_000_000,
         };
-        let first = Statement::of(None, 0.01, Spent::default(), &[at(486, 1)], 0.95);
+        let first = Statement::of(None, claim(0.01, 0.95), &[at(486, 1)]);
         assert!(first.p_good <= 0.05 && first.upper <= 0.01, "{first:?}");
-        let later = Statement::of(
-            None,
-            0.01,
-            Spent::default(),
-            &[at(486, 1), at(972, 12)],
-            0.95,
-        );
+        let later = Statement::of(None, claim(0.01, 0.95), &[at(486, 1), at(972, 12)]);
         assert_eq!((later.p_good, later.looks), (first.p_good, 2));
         assert_eq!(later.trials.known.bad, 12);
+    }
+
+    /// A burst that was not met leaves no trace: a claim about packets has to reckon with it.
+    #[test]
+    fn packets_are_lost_in_bursts_whether_met_or_not() {
+        let clean = |n| Known {
+            trials: Trials::of(n, 0),
+            bursts: Bursts::default(),
+            spacing_ns: 25_000_000,
+        };
+        let packets = Claim {
+            burst: 1.5,
+            ..claim(0.01, 0.95)
+        };
+        let of = |claim, n| Statement::of(None, claim, &[clean(n)]);
+        assert!(of(claim(0.01, 0.95), 330).p_good <= 0.05);
+        assert_eq!(of(claim(0.01, 0.95), 330).longest_burst_ns, None);
+        let short = of(packets, 330);
+        assert!(short.p_good > 0.05 && short.upper > 0.01, "{short:?}");
+        let enough = of(packets, 486);
+        assert!(enough.p_good <= 0.05 && enough.upper <= 0.01, "{enough:?}");
+        // 4.86 / ln(1 / 0.045) probes of 25 ms.
+        let longest = enough.longest_burst_ns.expect("a clean run excludes some");
+        assert!((longest - 39.18e6).abs() < 0.05e6, "{longest}");
+        let long = of(packets, 4_860)
+            .longest_burst_ns
+            .expect("and a longer one more");
+        assert!((long / longest - 10.0).abs() < 0.01, "{long}");
     }
 }

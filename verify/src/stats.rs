@@ -91,20 +91,43 @@ pub fn p_too_many(count: Count, p0: f64) -> f64 {
     beta_reg(bad as f64, (n - bad + 1) as f64, p0)
 }
 
-/// [`p_too_few`] of dependent trials: `count` is worth `1 / effect` times as many independent ones.
-pub fn p_too_few_in_bursts(count: Count, effect: f64, p0: f64) -> f64 {
-    if effect <= 1.0 || count.bad == 0 || !(0.0..1.0).contains(&p0) || p0 <= 0.0 {
+/// Up to this many bad trials [`p_too_few_in_bursts`] is exact; beyond, [`p_too_few`] of as many trials as the
+/// dependent ones are worth is as good.
+const EXACT_UP_TO: u64 = 200;
+
+/// [`p_too_few`] of trials whose bad ones come in bursts of geometric size, `mean` of them on average: P(X ≤ bad) for
+/// X ~ Pólya–Aeppli, the sum of Poisson(n · p0 / mean) many such bursts. A burst that was not met leaves no trace, so
+/// this, unlike the number of independent trials that the dependent ones are worth, needs no bad one to be right.
+/// Recurrence: Johnson, Kemp, Kotz, Univariate Discrete Distributions, 9.7.
+pub fn p_too_few_in_bursts(count: Count, mean: f64, p0: f64) -> f64 {
+    let Count { n, bad } = count;
+    if mean <= 1.0 || bad >= n || !(0.0..1.0).contains(&p0) || p0 <= 0.0 {
         return p_too_few(count, p0);
     }
-    let (good, bad) = (
-        (count.n - count.bad) as f64 / effect,
-        count.bad as f64 / effect,
-    );
-    if good <= 0.0 {
-        1.0
-    } else {
-        beta_reg(good, bad + 1.0, 1.0 - p0)
+    if bad > EXACT_UP_TO {
+        let worth = 1.0 / (2.0 * mean - 1.0);
+        let (good, bad) = ((n - bad) as f64 * worth, bad as f64 * worth);
+        return beta_reg(good, bad + 1.0, 1.0 - p0);
     }
+    let (bursts, another) = (n as f64 * p0 / mean, 1.0 - 1.0 / mean);
+    // In units of the chance of no burst at all, which may be too small for a number; `scale` keeps them bearable.
+    let (mut before, mut here, mut sum, mut scale) = (0.0, 1.0, 1.0, 0.0);
+    for k in 1..=bad {
+        let next = if k == 1 {
+            bursts * (1.0 - another)
+        } else {
+            let k = k as f64;
+            ((bursts * (1.0 - another) + 2.0 * another * (k - 1.0)) * here
+                - another * another * (k - 2.0) * before)
+                / k
+        };
+        (before, here) = (here, next);
+        sum += here;
+        if sum > 1e200 {
+            (before, here, sum, scale) = (before / sum, here / sum, 1.0, scale + sum.ln());
+        }
+    }
+    (sum.ln() + scale - bursts).exp().min(1.0)
 }
 
 /// [`p_too_many`] of dependent trials: `count` is worth `1 / effect` times as many independent ones.
@@ -119,16 +142,41 @@ pub fn p_too_many_in_bursts(count: Count, effect: f64, p0: f64) -> f64 {
     beta_reg(bad, good + 1.0, p0)
 }
 
-/// [`upper_bound`] of dependent trials.
-pub fn upper_bound_in_bursts(count: Count, effect: f64, confidence: f64) -> f64 {
-    if effect <= 1.0 || count.bad == 0 || count.bad >= count.n {
+/// [`upper_bound`] of trials whose bad ones come in bursts as in [`p_too_few_in_bursts`]: the share for which that is
+/// 1 − `confidence`.
+pub fn upper_bound_in_bursts(count: Count, mean: f64, confidence: f64) -> f64 {
+    if mean <= 1.0 || count.bad >= count.n {
         return upper_bound(count, confidence);
     }
-    let (good, bad) = (
-        (count.n - count.bad) as f64 / effect,
-        count.bad as f64 / effect,
-    );
-    inv_beta_reg(bad + 1.0, good, confidence)
+    let (mut low, mut high) = (count.rate(), 1.0);
+    for _ in 0..50 {
+        let middle = 0.5 * (low + high);
+        if p_too_few_in_bursts(count, mean, middle) > 1.0 - confidence {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    high
+}
+
+/// Longest mean of bursts at which so few bad trials are still as unlikely as `chance` if the share were `p0`: of longer
+/// ones a link at `p0` may have shown no more. `None` if not even independent ones are.
+pub fn longest_burst_excluded(count: Count, p0: f64, chance: f64) -> Option<f64> {
+    let excluded = |mean: f64| p_too_few_in_bursts(count, mean, p0) <= chance;
+    if !excluded(1.0) {
+        return None;
+    }
+    let (mut low, mut high) = (1.0, (count.n as f64).max(2.0));
+    for _ in 0..50 {
+        let middle = 0.5 * (low + high);
+        if excluded(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Some(low)
 }
 
 /// [`lower_bound`] of dependent trials.
@@ -147,15 +195,15 @@ pub fn lower_bound_in_bursts(count: Count, effect: f64, confidence: f64) -> f64 
 pub const SAMPLES_CAP: u64 = 10_000_000;
 
 /// Smallest number of trials that decides the objective `p0` in one look, if the observed share
-/// stays `rate`. `None` when no number up to [`SAMPLES_CAP`] does: the share is too close to `p0`.
-pub fn samples_needed(p0: f64, confidence: f64, rate: f64) -> Option<u64> {
+/// stays `rate`; a pass reckons with bursts of `mean` bad trials. `None` when no number up to [`SAMPLES_CAP`] does: the share is too close to `p0`.
+pub fn samples_needed(p0: f64, confidence: f64, rate: f64, mean: f64) -> Option<u64> {
     if !(p0 > 0.0 && p0 < 1.0 && confidence > 0.0 && confidence < 1.0) {
         return None;
     }
     let alpha = 1.0 - confidence;
     if rate < p0 {
         // For k bad trials, the fewest trials that still prove the objective.
-        let fewest = |k: u64| samples_tolerating(p0, confidence, k);
+        let fewest = |k: u64| samples_tolerating(p0, confidence, k, mean);
         let k = smallest(0, SAMPLES_CAP / 100, |k| {
             fewest(k).is_none_or(|n| k as f64 >= rate * n as f64)
         })?;
@@ -172,10 +220,10 @@ pub fn samples_needed(p0: f64, confidence: f64, rate: f64) -> Option<u64> {
     }
 }
 
-/// Fewest trials that prove the objective `p0` although `bad` of them were bad.
-pub fn samples_tolerating(p0: f64, confidence: f64, bad: u64) -> Option<u64> {
+/// Fewest trials that prove the objective `p0` although `bad` of them were bad, in bursts of `mean`.
+pub fn samples_tolerating(p0: f64, confidence: f64, bad: u64, mean: f64) -> Option<u64> {
     smallest(bad + 1, SAMPLES_CAP, |n| {
-        p_too_few(Count::new(n, bad), p0) <= 1.0 - confidence
+        p_too_few_in_bursts(Count::new(n, bad), mean, p0) <= 1.0 - confidence
     })
 }
 
@@ -322,12 +370,12 @@ mod tests {
 
     #[test]
     fn clean_samples_needed_are_the_known_ones() {
-        assert_eq!(samples_needed(0.01, 0.95, 0.0), Some(299));
-        assert_eq!(samples_needed(0.001, 0.95, 0.0), Some(2_995));
-        assert_eq!(samples_needed(0.05, 0.95, 0.0), Some(59));
-        assert_eq!(samples_tolerating(0.01, 0.95, 0), Some(299));
-        assert_eq!(samples_tolerating(0.01, 0.95, 1), Some(473));
-        assert_eq!(samples_tolerating(0.01, 0.95, 2), Some(628));
+        assert_eq!(samples_needed(0.01, 0.95, 0.0, 1.0), Some(299));
+        assert_eq!(samples_needed(0.001, 0.95, 0.0, 1.0), Some(2_995));
+        assert_eq!(samples_needed(0.05, 0.95, 0.0, 1.0), Some(59));
+        assert_eq!(samples_tolerating(0.01, 0.95, 0, 1.0), Some(299));
+        assert_eq!(samples_tolerating(0.01, 0.95, 1, 1.0), Some(473));
+        assert_eq!(samples_tolerating(0.01, 0.95, 2, 1.0), Some(628));
         assert!(upper_bound(Count::new(299, 0), 0.95) <= 0.01);
         assert!(upper_bound(Count::new(298, 0), 0.95) > 0.01);
     }
@@ -335,18 +383,18 @@ mod tests {
     #[test]
     fn samples_needed_really_decide() {
         for rate in [0.0005, 0.002, 0.003_125, 0.005, 0.008] {
-            let n = samples_needed(0.01, 0.95, rate).expect("decidable");
+            let n = samples_needed(0.01, 0.95, rate, 1.0).expect("decidable");
             let bad = (rate * n as f64).floor() as u64;
             assert!(upper_bound(Count::new(n, bad), 0.95) <= 0.01, "{rate} {n}");
         }
         for rate in [0.02, 0.05, 0.3, 1.0] {
-            let n = samples_needed(0.01, 0.95, rate).expect("decidable");
+            let n = samples_needed(0.01, 0.95, rate, 1.0).expect("decidable");
             let bad = (rate * n as f64).ceil() as u64;
             assert!(lower_bound(Count::new(n, bad), 0.95) >= 0.01, "{rate} {n}");
         }
-        assert_eq!(samples_needed(0.01, 0.95, 0.01), None);
-        assert_eq!(samples_needed(0.0, 0.95, 0.0), None);
-        assert_eq!(samples_needed(0.01, 0.95, 1.0), Some(1));
+        assert_eq!(samples_needed(0.01, 0.95, 0.01, 1.0), None);
+        assert_eq!(samples_needed(0.0, 0.95, 0.0, 1.0), None);
+        assert_eq!(samples_needed(0.01, 0.95, 1.0, 1.0), Some(1));
     }
 
     #[test]
@@ -371,15 +419,104 @@ mod tests {
         // 20 bad of 2 000 in bursts of five are worth 4 of 400.
         let (count, worth) = (Count::new(2_000, 20), Count::new(400, 4));
         for p0 in [0.002, 0.01, 0.03] {
-            let few = p_too_few_in_bursts(count, 5.0, p0);
             let many = p_too_many_in_bursts(count, 5.0, p0);
-            assert!((few - p_too_few(worth, p0)).abs() < 1e-12);
             assert!((many - p_too_many(worth, p0)).abs() < 1e-12);
             assert_eq!(p_too_few_in_bursts(count, 1.0, p0), p_too_few(count, p0));
+        }
+        let mut before = p_too_few(Count::new(2_000, 8), 0.01);
+        for mean in [1.5, 2.0, 3.0, 6.0] {
+            let here = p_too_few_in_bursts(Count::new(2_000, 8), mean, 0.01);
+            assert!(here > before, "{mean}: {here}");
+            before = here;
         }
         let all = Count::new(480, 480);
         assert!((p_too_many_in_bursts(all, 40.0, 0.01) - 1e-24).abs() < 1e-30);
         assert_eq!(p_too_few_in_bursts(all, 40.0, 0.01), 1.0);
+    }
+
+    /// Every number of bursts with every way to fill them, term by term: shares no code with the recurrence.
+    fn bursts_by_sum(n: u64, bad: u64, mean: f64, p0: f64) -> f64 {
+        let (rate, stop) = (n as f64 * p0 / mean, 1.0 / mean);
+        let mut chance = 0.0;
+        for bursts in 0..=bad {
+            let many = -rate + bursts as f64 * rate.ln()
+                - (1..=bursts).map(|i| (i as f64).ln()).sum::<f64>();
+            // Sizes of `bursts` bursts that add up to at most `bad`: negative binomial, by repeated convolution.
+            let mut sizes = vec![0.0; bad as usize + 1];
+            sizes[0] = 1.0;
+            for _ in 0..bursts {
+                let mut next = vec![0.0; sizes.len()];
+                for (sum, p) in sizes.iter().enumerate() {
+                    for size in 1..next.len() - sum {
+                        next[sum + size] += p * stop * (1.0 - stop).powi(size as i32 - 1);
+                    }
+                }
+                sizes = next;
+            }
+            chance += many.exp() * sizes.iter().sum::<f64>();
+        }
+        chance
+    }
+
+    #[test]
+    fn few_bursts_agree_with_an_independent_computation() {
+        for mean in [1.2, 1.5, 3.0, 8.0] {
+            for (n, bad) in [(486, 0), (486, 1), (486, 2), (972, 5), (3_888, 12)] {
+                for p0 in [0.002, 0.01, 0.05] {
+                    let count = Count::new(n, bad);
+                    let (ours, sum) = (
+                        p_too_few_in_bursts(count, mean, p0),
+                        bursts_by_sum(n, bad, mean, p0),
+                    );
+                    assert!(
+                        (ours - sum).abs() < 1e-10,
+                        "{count:?} {mean} {p0}: {ours} {sum}"
+                    );
+                }
+            }
+        }
+        // None of 486 at 1 % in bursts of 1.5: e^−3.24.
+        let none = p_too_few_in_bursts(Count::new(486, 0), 1.5, 0.01);
+        assert!((none - 0.039_163_9).abs() < 1e-6, "{none}");
+        // Chances too small for a number are 0, not nonsense; the two ways of counting meet.
+        assert_eq!(
+            p_too_few_in_bursts(Count::new(1_000_000, 150), 1.5, 0.5),
+            0.0
+        );
+        for (mean, p0) in [(1.5, 0.011), (1.5, 0.012), (4.0, 0.011), (4.0, 0.013)] {
+            let at = |bad| p_too_few_in_bursts(Count::new(20_000, bad), mean, p0);
+            let (exact, worth) = (at(EXACT_UP_TO), at(EXACT_UP_TO + 1));
+            let careful = worth > exact && worth < exact + 0.04;
+            assert!(careful, "{mean} {p0}: {exact} {worth}");
+        }
+    }
+
+    #[test]
+    fn bounds_in_bursts_decide_as_their_test_does() {
+        for bad in [0, 1, 2, 5, 12] {
+            for mean in [1.5, 2.5] {
+                let count = Count::new(972, bad);
+                let upper = upper_bound_in_bursts(count, mean, 0.95);
+                assert!(upper > upper_bound(count, 0.95), "{count:?} {mean}");
+                for p0 in [0.003, 0.006, 0.01, 0.02] {
+                    assert_eq!(
+                        p_too_few_in_bursts(count, mean, p0) <= 0.05,
+                        upper <= p0,
+                        "{count:?} {mean} {p0}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_burst_that_a_clean_run_excludes() {
+        // e^(−n p0 / m) = chance: m = 4.86 / ln 20.
+        let longest = longest_burst_excluded(Count::new(486, 0), 0.01, 0.05).expect("clean");
+        assert!((longest - 4.86 / 20.0_f64.ln()).abs() < 1e-6, "{longest}");
+        let one = longest_burst_excluded(Count::new(972, 1), 0.01, 0.05).expect("nearly clean");
+        assert!(one < longest * 2.0 && one > 1.0, "{one}");
+        assert_eq!(longest_burst_excluded(Count::new(298, 0), 0.01, 0.05), None);
     }
 
     #[test]

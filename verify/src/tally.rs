@@ -164,9 +164,12 @@ impl Tally {
                 .filter(|e| e.0 == 0)
         };
         let ends = (first().map(|e| e.1).min(), first().map(|e| e.1).max());
-        let longest = match ends {
-            (Some(from), Some(to)) => longest_burst_ns(to - from),
-            _ => LONGEST_BURST_NS,
+        let (longest, spacing_ns) = match ends {
+            (Some(from), Some(to)) => {
+                let gaps = first().count().saturating_sub(1).max(1) as u64;
+                (longest_burst_ns(to - from), (to - from) / gaps)
+            }
+            _ => (LONGEST_BURST_NS, 0),
         };
         let mut trials = Trials::default();
         (0..=full)
@@ -182,6 +185,7 @@ impl Tally {
                 let together = Bursts::of(all.iter().filter(upto), longest);
                 Known {
                     trials,
+                    spacing_ns,
                     bursts: if together.design_effect() > bursts.design_effect() {
                         together
                     } else {
@@ -221,6 +225,8 @@ fn total(looks: &[Trials]) -> Trials {
 pub(crate) struct Known {
     pub(crate) trials: Trials,
     pub(crate) bursts: Bursts,
+    /// From one trial to the next during the first look, on average; 0 where their places in time are not known.
+    pub(crate) spacing_ns: u64,
 }
 
 /// Where in a link the bad trials sit.

@@ -98,6 +98,10 @@ pub struct Confidence {
     pub per_statement: f64,
     /// READY only: 1 − the chance of this READY if any one objective did not hold.
     pub ready: Option<f64>,
+    /// READY only: bursts of lost packets up to this long on average, in seconds, are among those that `ready` holds for; a
+    /// longer `--window` excludes longer ones. Absent where nothing was probed in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst_seconds: Option<f64>,
     /// NOT READY only: 1 − the bound on the chance that any of the failures shown is a false one (Holm).
     pub not_ready: Option<f64>,
     /// Statements tested.

@@ -5,6 +5,7 @@ mod simulate;
 mod world;
 
 use simulate::{ALPHA, Judged, Loss, P0, links, links_against};
+use verify::checks::{POD_UDP, burst};
 use verify::stats::{Count, holm, p_too_few, p_too_many};
 use world::Random;
 
@@ -29,7 +30,6 @@ fn wrong_verdicts_are_rarer_than_stated() {
         let sum = links(Loss::Independent, P0 * times, LINKS, seed);
         if times == 1.0 {
             assert!(sum.share(sum.ready) <= tolerated(), "{sum:?}");
-            assert!(sum.share(sum.ready) > 0.02, "would not notice: {sum:?}");
             assert!(sum.looks > 3 * LINKS, "several looks: {sum:?}");
         }
         let (share, what) = wrong(&sum, times);
@@ -39,6 +39,16 @@ fn wrong_verdicts_are_rarer_than_stated() {
 
 #[test]
 fn bursts_do_not_make_verdicts_wrong() {
+    let expected = burst(POD_UDP);
+    for (seed, times) in [(14, 0.8), (15, 1.0), (16, 1.2)] {
+        let sum = links(Loss::Bursts(expected), P0 * times, LINKS, seed);
+        if times == 1.0 {
+            assert!(sum.share(sum.ready) <= tolerated(), "{sum:?}");
+            assert!(sum.share(sum.ready) > 0.02, "would not notice: {sum:?}");
+        }
+        let (share, what) = wrong(&sum, times);
+        assert!(share <= tolerated(), "wrong {what} {share} at p0 × {times}");
+    }
     let short = simulate::SHORT_BURST;
     for (seed, times) in [(4, 0.5), (5, 2.0)] {
         let sum = links(Loss::Bursts(short), P0 * times, LINKS, seed);
@@ -56,7 +66,8 @@ fn bursts_do_not_make_verdicts_wrong() {
 fn clear_cases_are_decided_at_once() {
     let clean = links(Loss::Independent, 0.0002, LINKS, 8);
     assert_eq!(clean.ready, LINKS);
-    assert!(clean.share(clean.looks) < 1.02, "{clean:?}");
+    // Some lose one of their first 486 probes, which may have been a burst.
+    assert!(clean.share(clean.looks) < 1.2, "{clean:?}");
     let lossy = links(Loss::Independent, 0.05, LINKS, 9);
     assert_eq!(lossy.not_ready, LINKS);
     assert!(lossy.share(lossy.looks) < 1.02, "{lossy:?}");

@@ -404,8 +404,15 @@ fn result(out: &mut String, report: &Report, style: Style) {
             "every check that was asked for holds".to_owned()
         }
         Outcome::Ready => format!(
-            "{}every objective of every link and node holds",
-            sure(report.confidence.ready)
+            "{}every objective of every link and node holds{}",
+            sure(report.confidence.ready),
+            report
+                .confidence
+                .burst_seconds
+                .map_or_else(String::new, |seconds| format!(
+                    ", losses in bursts of up to {} ms on average included",
+                    (seconds * 1_000.0).floor()
+                ))
         ),
         Outcome::NotReady => format!(
             "{}{} of {} checks failed, {} undecided",

@@ -22,7 +22,7 @@ const TOP: f64 = 30.0;
 const BOTTOM: f64 = 90.0;
 const TICKS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0];
 /// Dash patterns of the kinds of loss.
-const DASHES: &[&str] = &["", "7 4", "2 4"];
+const DASHES: &[&str] = &["", "9 4", "5 4", "2 4"];
 const READY: &str = "#1a7f37";
 const NOT_READY: &str = "#c0392b";
 const GREY: &str = "#6b7280";
@@ -117,7 +117,7 @@ pub(crate) fn svg(curves: &[Curve], alpha: f64) -> String {
             dash,
         );
         text(&mut out, at + 40.0, row, "start", "#111827", &curve.name);
-        at += 270.0;
+        at += 210.0;
     }
     out += "</svg>\n";
     out

@@ -110,6 +110,7 @@ pub fn judge_clusters(
         result,
         confidence: Confidence {
             per_statement: 1.0,
+            burst_seconds: None,
             ready: None,
             not_ready: None,
             statements: 0,

@@ -43,6 +43,8 @@ pub(crate) struct Test {
     pub(crate) sources: Vec<String>,
     pub(crate) targets: Vec<String>,
     pub(crate) each_node: bool,
+    /// [`checks::burst`].
+    pub(crate) burst: f64,
     /// Samples left out because their source was stalled, by source.
     pub(crate) stalled: BTreeMap<String, u64>,
     /// Evidence that is missing: makes READY impossible.
@@ -284,6 +286,7 @@ impl Counted {
             sources: names(view, &link.source),
             targets: names(view, &link.target),
             each_node: true,
+            burst: checks::burst(id),
             stalled: BTreeMap::new(),
             missing: silent(view, link, plane),
             spent: Spent::default(),

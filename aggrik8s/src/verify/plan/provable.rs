@@ -3,7 +3,7 @@
 use mesh::observation::{Plane, ProbeKind};
 use mesh::{Gravity, Link, Mesh};
 use verify::checks::{self, Severity};
-use verify::stats::{Count, p_too_few};
+use verify::stats::{Count, p_too_few_in_bursts, upper_bound_in_bursts};
 use verify::{Policy, looks};
 
 use super::{Plan, Wanted, human};
@@ -125,10 +125,11 @@ impl Plan {
                 };
                 let each = (want.count * self.kept).ceil();
                 let leaves = (each * want.statement * legs) as u64;
-                if p_too_few(Count::new(leaves, 0), p0) <= alpha {
+                let burst = checks::burst(check);
+                if p_too_few_in_bursts(Count::new(leaves, 0), burst, p0) <= alpha {
                     continue;
                 }
-                let Some(needs) = looks::first_look(p0, confidence, 0) else {
+                let Some(needs) = looks::first_look_in_bursts(p0, confidence, 0, burst) else {
                     continue;
                 };
                 let kept = needs as f64 / (want.count * want.statement * legs);
@@ -142,7 +143,11 @@ impl Plan {
                         leaves,
                         budget,
                         enough,
-                        provable: 1.0 - alpha.powf(1.0 / leaves.max(1) as f64),
+                        provable: upper_bound_in_bursts(
+                            Count::new(leaves.max(1), 0),
+                            burst,
+                            1.0 - alpha,
+                        ),
                     });
                 }
             }

@@ -21,7 +21,7 @@ pub(super) fn targets(mesh: &Mesh, policy: &Policy, wanted: &mut Vec<Wanted>) {
             ServiceKind::Http => (ProbeKind::Http, 1.0 - objectives.connect_success),
             ServiceKind::Ndvi => (ProbeKind::NdviTile, 1.0 - objectives.ndvi_success),
         };
-        let proving = samples_tolerating(p0, objectives.confidence, TOLERATED).unwrap_or(0);
+        let proving = samples_tolerating(p0, objectives.confidence, TOLERATED, 1.0).unwrap_or(0);
         for link in service_askers(mesh, service) {
             let Some(cluster) = mesh.cluster(&link.source) else {
                 continue;
